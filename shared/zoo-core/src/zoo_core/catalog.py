@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import importlib.util
+import traceback
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -23,6 +24,11 @@ class CatalogEntry:
     manifest: Manifest
     package: str
     folder: Path
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The id and the aliases."""
+        return (self.manifest.id, *self.manifest.aliases)
 
     def recipe_path(self) -> Path:
         """Return the recipe that trained this model.
@@ -43,6 +49,7 @@ class InstalledPackage:
     folder: Path | None
     entries: tuple[CatalogEntry, ...] = ()
     error: str | None = field(default=None)
+    trace: str = ""
 
 
 def packages() -> list[InstalledPackage]:
@@ -61,7 +68,7 @@ def packages() -> list[InstalledPackage]:
             entries = tuple(CatalogEntry(read_manifest(path, package=module), module, folder) for path in paths)
             found.append(InstalledPackage(module, folder, entries))
         except (ZooError, ValueError, ImportError) as error:
-            found.append(InstalledPackage(module, folder, error=str(error)))
+            found.append(InstalledPackage(module, folder, error=str(error), trace=traceback.format_exc()))
     return found
 
 
@@ -69,7 +76,7 @@ def models(glob: str | None = None, *, task: str | None = None) -> list[CatalogE
     """Return the installed models whose id or alias matches `glob` (all by default), of one task if given, by id."""
     entries = [entry for package in packages() for entry in package.entries]
     if glob is not None:
-        entries = [e for e in entries if any(fnmatch.fnmatchcase(n, glob) for n in (e.manifest.id, *e.manifest.aliases))]
+        entries = [e for e in entries if any(fnmatch.fnmatchcase(n, glob) for n in e.names)]
     if task is not None:
         entries = [e for e in entries if e.manifest.task == task]
     return sorted(entries, key=lambda e: e.manifest.id)
@@ -82,13 +89,13 @@ def find(model: str) -> CatalogEntry:
         UsageError: no such model, or two packages claim the name; names the nearest one.
     """
     entries = models()
-    hits = [e for e in entries if model == e.manifest.id or model in e.manifest.aliases]
+    hits = [e for e in entries if model in e.names]
     if len(hits) == 1:
         return hits[0]
     if hits:
         owners = " and ".join(e.package for e in hits)
         raise UsageError(f"The name {model!r} is claimed by {owners}.", "Uninstall one of them.")
-    known = [name for e in entries for name in (e.manifest.id, *e.manifest.aliases)]
+    known = [name for e in entries for name in e.names]
     broken = [f"{p.name} ({p.error})" for p in packages() if p.error]
     remedy = did_you_mean(model, known) or "No zoo package is installed: pip install zoo-sr."
     if broken:

@@ -3,7 +3,7 @@
 For uint8 each of the two passes rounds half up and clips before the next one, as Matlab does; PIL, OpenCV and torch's
 own interpolation differ in the kernel, the border or the rounding, and 10 to 20 % of their values differ. One
 implementation serves arrays on the CPU and batches on a device, and gives the same bytes on both: the taps of an output
-are added one after another in float64, never by a matrix product, whose order of addition could turn a tie the other way.
+are added one after another in float64, never by a matrix product, whose order of addition could turn a tie round.
 """
 
 from __future__ import annotations

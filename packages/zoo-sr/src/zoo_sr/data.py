@@ -1,0 +1,170 @@
+"""Training data: photos decoded once into device memory; a batch is two gathers and a pure function of (seed, step).
+
+A photo enters at several sizes: the original and Matlab-exact reductions of it, which are sharper (JPEG artefacts shrink away) and
+show structures at other scales. Of each size the small image is made once, whole, by the same exact resize that made the test sets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo_core.errors import InputError
+from zoo_core.train.order import Order, step_generator
+from zoo_sr.resize import resize_tensor
+
+REDUCTIONS = (1.0, 0.85, 0.7, 0.6)
+
+
+class Crops(NamedTuple):
+    """A batch of aligned patches in [0, 1]: low (N, 3, p, p) and high (N, 3, s p, s p)."""
+
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One decoded photo, uint8 RGB (H, W, 3), and its name in the pack."""
+
+    name: str
+    pixels: np.ndarray
+
+
+def read_photos(packs: list[Path], split: str) -> list[Photo]:
+    """Read one split of training packs with the columns name, split, image (encoded bytes).
+
+    Raises:
+        InputError: a pack is missing, lacks a column, or holds no row of this split.
+    """
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    photos = []
+    for pack in packs:
+        try:
+            table = pq.read_table(pack, columns=["name", "split", "image"])
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(f"{pack}: not a training pack ({error}).", "It needs the columns name, split, image.") from error
+        for row in table.to_pylist():
+            if row["split"] == split:
+                with Image.open(io.BytesIO(row["image"])) as image:
+                    photos.append(Photo(row["name"], np.asarray(image.convert("RGB"))))
+    if not photos:
+        raise InputError(f"{', '.join(map(str, packs))}: no row has split {split!r}.", "Use train or val.")
+    return photos
+
+
+def fingerprint(photos: list[Photo]) -> str:
+    """Return a hash of all pixels, in order: equal data, equal hash."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        digest.update(photo.name.encode())
+        digest.update(photo.pixels.tobytes())
+    return digest.hexdigest()
+
+
+class PhotoPool:
+    """All photos at all sizes, flat in device memory, and the random patches drawn from them.
+
+    Args:
+        photos: the training photos.
+        scale: s, the factor between high and low patches.
+        patch: p, the side of a low patch in pixels.
+        batch: N.
+        seed: of the order of the photos and of every draw.
+        device: where the pixels live.
+        reductions: sizes at which each photo enters; those too small for a patch are left out.
+    """
+
+    def __init__(
+        self,
+        photos: list[Photo],
+        *,
+        scale: int,
+        patch: int,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        reductions: tuple[float, ...] = REDUCTIONS,
+    ) -> None:
+        self.scale, self.patch, self.seed, self.device = scale, patch, seed, device
+        self.names = [photo.name for photo in photos]
+        self.order = Order(len(photos), batch, seed)
+        high_parts, low_parts, sizes, counts = [], [], [], []
+        for photo in photos:
+            whole = torch.from_numpy(photo.pixels.copy()).to(device).movedim(2, 0)
+            levels = 0
+            for reduction in reductions:
+                high = whole if reduction == 1.0 else resize_tensor(whole, scale=reduction)
+                rows, columns = high.shape[1] // scale, high.shape[2] // scale
+                if min(rows, columns) < patch:
+                    continue
+                high = high[:, : rows * scale, : columns * scale]
+                low = resize_tensor(high, size=(rows, columns))
+                high_parts.append(high.movedim(0, 2).reshape(-1))
+                low_parts.append(low.movedim(0, 2).reshape(-1))
+                sizes.append((rows, columns))
+                levels += 1
+            if not levels:
+                raise InputError(f"{photo.name}: smaller than a patch of {patch * scale} pixels.", "Use a smaller patch.")
+            counts.append(levels)
+        self.high, self.low = torch.cat(high_parts), torch.cat(low_parts)
+        self.sizes = torch.tensor(sizes)
+        self.counts = torch.tensor(counts)
+        self.first = self.counts.cumsum(0) - self.counts
+        pixels = self.sizes.prod(dim=1) * 3
+        self.low_start = pixels.cumsum(0) - pixels
+        self.high_start = self.low_start * scale**2
+
+    def batch(self, step: int) -> Crops:
+        """Draw batch number `step`: size, place, flips, transpose and channel order at random."""
+        indices = self.order.indices(step)
+        generator = step_generator(self.seed, step)
+        n = len(indices)
+        draw = torch.rand(n, 6, generator=generator)
+        photo = torch.as_tensor(indices)
+        level = self.first[photo] + (draw[:, 0] * self.counts[photo]).long()
+        rows, columns = self.sizes[level].unbind(1)
+        top = (draw[:, 1] * (rows - self.patch + 1)).long()
+        left = (draw[:, 2] * (columns - self.patch + 1)).long()
+        flips = draw[:, 3:6] < 0.5
+        channels = torch.rand(n, 3, generator=generator).argsort(dim=1)
+        # one transfer for all the numbers
+        numbers = torch.cat(
+            [torch.stack([self.low_start[level], self.high_start[level], top, left, columns], 1), flips.long(), channels], 1
+        ).to(self.device, non_blocking=True)
+        low_start, high_start, top, left, columns = numbers[:, :5].unbind(1)
+        flips, channels = numbers[:, 5:8].bool(), numbers[:, 8:]
+        s = self.scale
+        low = _gather(self.low, low_start, top, left, columns, self.patch, flips, channels)
+        high = _gather(self.high, high_start, top * s, left * s, columns * s, self.patch * s, flips, channels)
+        return Crops(low, high)
+
+    def describe(self, step: int) -> str:
+        """Name the photos of batch `step`, for messages."""
+        return ", ".join(self.names[i] for i in self.order.indices(step))
+
+
+def _gather(
+    flat: Tensor, start: Tensor, top: Tensor, left: Tensor, width: Tensor, side: int, flips: Tensor, channels: Tensor
+) -> Tensor:
+    """Cut N square patches out of flat (H W 3) images, turned as `flips` (N, 3: rows, columns, transpose) says, in [0, 1]."""
+    ramp = torch.arange(side, device=flat.device)
+    i, j = torch.meshgrid(ramp, ramp, indexing="ij")
+
+    def choose(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
+        return torch.where(condition[:, None, None], one, other)
+
+    row, column = choose(flips[:, 2], j, i), choose(flips[:, 2], i, j)
+    row, column = choose(flips[:, 0], side - 1 - row, row), choose(flips[:, 1], side - 1 - column, column)
+    pixel = (top[:, None, None] + row) * width[:, None, None] + left[:, None, None] + column
+    index = start[:, None, None, None] + pixel[:, None] * 3 + channels[:, :, None, None]
+    return flat[index].float() / 255

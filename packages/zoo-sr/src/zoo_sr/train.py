@@ -1,0 +1,89 @@
+"""Train IMDN by a recipe: `python -m zoo_sr.train imdn-x4 [key=value ...]` or `zoo train imdn-x4 [key=value ...]`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from zoo_core.catalog import CatalogEntry, find, load_object
+from zoo_core.config import load_recipe
+from zoo_core.io.packs import pack_paths
+from zoo_core.train.loop import fit
+from zoo_core.train.recipe import TrainRecipe
+from zoo_core.train.record import RunRecord
+from zoo_sr.data import Crops, Photo, PhotoPool, fingerprint, read_photos
+from zoo_sr.metrics import psnr_y
+from zoo_sr.resize import resize_tensor
+
+
+class Recipe(TrainRecipe):
+    """The keys of an IMDN recipe beside those of every recipe."""
+
+    packs: tuple[str, ...] = Field(description="training packs: paths, or names below ZOO_PACKS such as sr/train/bsds.parquet")
+    patch: int = Field(48, ge=8, description="side of a small patch in pixels")
+    learning_rate: float = Field(5e-4, gt=0, description="highest learning rate of Adam")
+    final_learning_rate: float = Field(1e-6, gt=0, description="learning rate at the last step; the way down is a cosine")
+    warmup_steps: int = Field(500, ge=0, description="steps of linear rise at the start")
+    squared_share: float = Field(0.15, ge=0, le=1, description="last share of the run that minimises squared error instead of L1")
+
+
+class SRTask:
+    """What the training loop needs to know of super-resolution: the network, the batches, the loss and the optimiser."""
+
+    def __init__(self, network: nn.Module, scale: int, recipe: Recipe, device: torch.device) -> None:
+        self.module, self.scale, self.recipe, self.device = network, scale, recipe, device
+        paths = pack_paths(recipe.packs)
+        train, self.validation = read_photos(paths, "train"), read_photos(paths, "val")
+        self._fingerprint = fingerprint(train)
+        self.pool = PhotoPool(train, scale=scale, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed, device=device)
+
+    def fingerprint(self) -> str:
+        """Identify the training data."""
+        return self._fingerprint
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam with a shorter memory of squares than the default, as the runs are short."""
+        return torch.optim.Adam(
+            self.module.parameters(), self.recipe.learning_rate, betas=(0.9, 0.99), fused=self.device.type == "cuda"
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """Linear rise, then half a cosine down to the final rate."""
+        recipe = self.recipe
+        if step < recipe.warmup_steps:
+            return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+        way = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+        return recipe.final_learning_rate + (recipe.learning_rate - recipe.final_learning_rate) * (1 + math.cos(math.pi * way)) / 2
+
+    def batch(self, step: int) -> tuple[Crops, Tensor]:
+        """Patches, and the weight of the squared error at this step."""
+        squared = float(step >= self.recipe.steps * (1 - self.recipe.squared_share))
+        return self.pool.batch(step), torch.tensor(squared, device=self.device)
+
+    def loss(self, batch: tuple[Crops, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """L1 (equation 1 of the paper), in the last share of the run squared error, brought to a similar size."""
+        (low, high), squared = batch
+        error = self.module(low.contiguous(memory_format=torch.channels_last)).float() - high
+        l1, l2 = error.abs().mean(), error.square().mean()
+        return (1 - squared) * l1 + squared * 20 * l2, {"l1": l1.detach(), "l2": l2.detach()}
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Mean Y-PSNR (Matlab protocol, dB) over the whole validation photos."""
+        return {"psnr_y": sum(self._psnr(module, photo) for photo in self.validation) / len(self.validation)}
+
+    def _psnr(self, module: nn.Module, photo: Photo) -> float:
+        rows, columns = (side // self.scale for side in photo.pixels.shape[:2])
+        high = torch.from_numpy(photo.pixels[: rows * self.scale, : columns * self.scale].copy()).movedim(2, 0)
+        low = resize_tensor(high, size=(rows, columns)).to(self.device)
+        output = module(low[None].float() / 255)[0]
+        enlarged = (output.float().clamp(0, 1) * 255).round().byte().movedim(0, 2).cpu().numpy()
+        return psnr_y(enlarged, high.movedim(0, 2).numpy(), border=self.scale)
+
+    def describe(self, step: int) -> str:
+        """Name the photos of a batch."""
+        return self.pool.describe(step)

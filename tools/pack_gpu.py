@@ -1,0 +1,60 @@
+"""Pack what a bare GPU machine needs into the ignored folder carry/, and say the size.
+
+    python tools/pack_gpu.py sr/train sr/eval      # folders or files below ZOO_PACKS
+
+makes carry/wheels (ours, and the packages that such a machine lacks), carry/data, and carry/setup.sh, to be sourced there:
+
+    . carry/setup.sh && python -m zoo_sr.train imdn-x2
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CARRY = ROOT / "carry"
+PACKS = Path(os.environ.get("ZOO_PACKS", ROOT.parent / "shared" / "data"))
+MISSING_THERE = ["pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"]
+SETUP = """\
+python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site carry/wheels/*.whl || exit
+export PYTHONPATH=/tmp/site ZOO_PACKS=$PWD/carry/data PYTHONUNBUFFERED=1
+"""
+
+
+def run(*command: str) -> None:
+    """Run a command, and stop with it if it fails."""
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+def main(wanted: list[str]) -> None:
+    """Build the folder anew."""
+    shutil.rmtree(CARRY, ignore_errors=True)
+    wheels = CARRY / "wheels"
+    wheels.mkdir(parents=True)
+    for package in ("zoo-core", "zoo-sr"):
+        run("uv", "build", "-q", "--wheel", "--package", package, "-o", str(wheels))
+    (wheels / ".gitignore").unlink(missing_ok=True)
+    installed = subprocess.run(
+        ["uv", "pip", "freeze", "-q"], check=True, capture_output=True, text=True, cwd=ROOT
+    ).stdout.splitlines()
+    pins = [line for line in installed if line.split("==")[0] in MISSING_THERE]
+    platforms = [f"--platform=manylinux{v}_x86_64" for v in ("_2_28", "_2_17", "2014")]
+    run(
+        sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version=3.12",
+        "--implementation=cp", *platforms, "-d", str(wheels), *pins,
+    )  # fmt: skip
+    for name in wanted:
+        source, target = PACKS / name, CARRY / "data" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    (CARRY / "setup.sh").write_text(SETUP)
+    total = sum(path.stat().st_size for path in CARRY.rglob("*") if path.is_file())
+    print(f"carry/ holds {total / 2**20:.1f} MiB (limit with the tree: 64 MiB)")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

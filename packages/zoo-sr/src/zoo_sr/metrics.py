@@ -1,6 +1,6 @@
 """PSNR and SSIM on luma, by the two protocols that super-resolution papers use (spec 4.2).
 
-"matlab" (the default; what the literature prints): luma in floating point. "python": luma rounded to whole numbers first,
+"matlab" (the default; what the literature prints): luma in floating point. "python": luma rounded to whole numbers,
 as the authors' test script does, which costs 0.02 to 0.09 dB. Nothing else differs between them.
 """
 

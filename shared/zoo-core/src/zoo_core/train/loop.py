@@ -1,0 +1,386 @@
+"""The training loop: `fit` trains a task by a recipe, saves all of its state, and goes on where a run was stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from zoo_core.config import dump_recipe, recipe_hash
+from zoo_core.errors import InterruptedRunError, UsageError, ZooError
+from zoo_core.io.atomic import check_writable, whole
+from zoo_core.train.curves import draw_curves
+from zoo_core.train.ema import Ema
+from zoo_core.train.generators import generator_states, kept_generators, restore_generators, seed_all
+from zoo_core.train.hardware import describe_hardware, peak_memory_bytes, wait_for
+from zoo_core.train.log import Journal, Meter
+from zoo_core.train.prefetch import prefetched
+from zoo_core.train.recipe import TrainRecipe
+from zoo_core.train.record import RunRecord, Status, commit, now, versions
+from zoo_core.train.resume import check_same_run, optimizer_state, restore_optimizer, starting_point
+from zoo_core.train.signals import StopRequest, stop_requests
+from zoo_core.train.state import Checkpoint, sweep, write_checkpoint
+from zoo_core.train.step import Step, check_ways, map_tensors, number_format
+from zoo_core.train.task import DescribesBatches, Task
+from zoo_core.weights.files import sha256_of, write_tensors
+
+LOG = logging.getLogger("zoo_core.train")
+
+Resume = Literal["auto", "never"] | Path
+
+
+def fit(
+    task: Task,
+    recipe: TrainRecipe,
+    out: Path,
+    *,
+    resume: Resume = "auto",
+    dry_run: bool = False,
+    fabric: Fabric | None = None,
+) -> RunRecord:
+    """Train, and leave in `out` the weights, the checkpoints, the logs, the curves, the resolved recipe and the run record.
+
+    Messages and progress go to the logger `zoo_core.train`.
+
+    Args:
+        task: what is trained; see `zoo_core.train`.
+        recipe: by what.
+        out: the folder of the run.
+        resume: `auto` goes on from the newest whole checkpoint in `out`, if there is one; `never` begins anew and refuses a folder
+            that holds a run; a path names a checkpoint, or the folder of a run.
+        dry_run: run three steps and one evaluation, write nothing, and say in the record's metrics what the run would take.
+        fabric: devices and processes; by default one device, or what torchrun set up.
+
+    Returns:
+        The run record; its status is `time limit` if the recipe's time ran out (the run can be resumed).
+
+    Raises:
+        InterruptedRunError: SIGINT or SIGTERM came; the state is saved.
+        UsageError: this device cannot do what the recipe asks, or the checkpoint is of another recipe or other data.
+        ZooError: the loss is NaN or infinite; the disk is full; every checkpoint is damaged.
+    """
+    if fabric is None:
+        fabric = make_fabric(recipe)
+        fabric.launch()
+    check_ways(recipe, fabric)
+    bare = task.module
+    try:
+        with stop_requests() as request, number_format(recipe.precision):
+            run = _Run(task, recipe, out, fabric, request)
+            return run.rehearse() if dry_run else run.whole(resume)
+    finally:
+        task.module = bare
+
+
+def make_fabric(recipe: TrainRecipe) -> Fabric:
+    """Return one device, or this process's part of what torchrun started.
+
+    Raises:
+        UsageError: the recipe asks for CUDA and there is none.
+    """
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device=cuda, and PyTorch finds no CUDA device.", "Set device=auto, or check `zoo doctor`.")
+    accelerator = recipe.device if recipe.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 or "LOCAL_RANK" not in os.environ:
+        return Fabric(accelerator=accelerator, devices=1)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    return Fabric(accelerator=accelerator, strategy="ddp", devices=local, num_nodes=world // local)
+
+
+class _Run:
+    """One session of a run: everything that `fit` needs to keep in hand."""
+
+    def __init__(self, task: Task, recipe: TrainRecipe, out: Path, fabric: Fabric, request: StopRequest) -> None:
+        self.task, self.recipe, self.out, self.fabric, self.request = task, recipe, out, fabric, request
+        self.started = time.monotonic()
+        self.earlier_seconds, self.sessions = 0.0, 1
+        self.metrics: dict[str, float] = {}
+        self.hash = recipe_hash(recipe, without=recipe.may_change)
+        self.fingerprint = task.fingerprint()
+        seed_all(recipe.seed, rank=fabric.global_rank)
+        self.module: nn.Module = fabric.to_device(task.module)  # type: ignore[assignment]
+        self.module.train()
+        self.optimizer = task.optimizer()
+        self.ema = Ema(self.module, recipe.ema_decay) if recipe.ema_decay else None
+        compiled: Any = torch.compile(self.module) if recipe.compile else self.module
+        task.module = fabric.setup_module(compiled)
+        self.step = Step(task, recipe, self.optimizer, fabric)
+        self.meter = Meter(task.describe if isinstance(task, DescribesBatches) else None)
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def whole(self, resume: Resume) -> RunRecord:
+        """Go from the starting point to the end, a signal or the time limit."""
+        checkpoint = starting_point(self.out / "checkpoints", resume, self.fabric.is_global_zero)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        done = checkpoint.step if checkpoint else 0
+        if self.fabric.is_global_zero:
+            check_writable(self.out)
+            sweep(self.out / "checkpoints")
+            with whole(self.out / "recipe.resolved.yaml", overwrite=True) as path:
+                path.write_text(dump_recipe(self.recipe), encoding="utf-8")
+        self.journal = self._journal(done)
+        try:
+            done = self._train(done)
+        except OSError as error:
+            raise ZooError(
+                f"{self.out}: the logs cannot be written ({error.strerror}).", "Free some space and resume."
+            ) from error
+        finally:
+            if self.journal:
+                self.journal.close()
+        if self.request.signal is not None:
+            raise InterruptedRunError(
+                f"Stopped by {self.request.signal.name} after step {done} of {self.recipe.steps}; the state is saved.",
+                "The same command goes on from there.",
+                exit_code=self.request.exit_code,
+            )
+        return self._finish(done)
+
+    def _train(self, done: int) -> int:
+        """Run the steps that are left; return how many are done in all."""
+        recipe = self.recipe
+        batches = prefetched(self._maker(), range(done, recipe.steps), workers=recipe.workers, kind=recipe.worker_kind)
+        batch = next(batches, None)
+        self.pace = _Pace(done)
+        for step in range(done, recipe.steps):
+            self._advance(step, batch)
+            batch = next(batches, None)  # made while the device still works on the step before
+            done = step + 1
+            last = done == recipe.steps
+            stopping = self._stopping(done)
+            saving = last or stopping or done % recipe.save_every == 0
+            evaluating = last or done % recipe.eval_every == 0
+            # also before each save, so that no checkpoint holds a NaN, and a resumed run logs the same rows
+            if saving or evaluating or done % recipe.log_every == 0:
+                self._report(done)
+            if evaluating:
+                self.metrics = self._evaluate()
+                self._log_metrics(done)
+            if saving:
+                self._save(done)
+            if stopping and not last:
+                break
+        return done
+
+    def _advance(self, step: int, batch: Any) -> None:
+        batch = map_tensors(lambda tensor: tensor.to(self.fabric.device, non_blocking=True), batch)
+        self.meter.add(step, self.step(batch, self.task.learning_rate(step)))
+        if self.ema is not None:
+            self.ema.update(step)
+
+    def _maker(self) -> Any:
+        world, rank = self.fabric.world_size, self.fabric.global_rank
+        return self.task.batch if world == 1 else _Part(self.task.batch, self.recipe.batch, rank, world)
+
+    def _stopping(self, done: int) -> bool:
+        limit = self.recipe.time_limit_minutes
+        mine = self.request.signal is not None or (limit is not None and self._seconds() > limit * 60)
+        if self.fabric.world_size == 1:
+            return mine
+        # all processes must stop after the same step: they agree where they meet anyway
+        if done % self.recipe.log_every:
+            return False
+        return bool(self.fabric.all_reduce(torch.tensor(float(mine), device=self.fabric.device), reduce_op="sum") > 0)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    # -- what is written ------------------------------------------------------------------------------------------------
+
+    def _journal(self, done: int) -> Journal | None:
+        if not self.fabric.is_global_zero:
+            return None
+        return Journal(self.out, after=done, tensorboard=self.recipe.tensorboard)
+
+    def _report(self, done: int) -> None:
+        if not len(self.meter):
+            return
+        means = self.meter.means()
+        if self.fabric.world_size > 1:
+            means = self.fabric.all_reduce(torch.tensor(means, device=self.fabric.device), reduce_op="mean").tolist()  # type: ignore[union-attr]
+        row = dict(zip(self.step.names, means, strict=True))
+        pace_seconds = self.pace.lap(done)
+        if self.journal:
+            rate = self.task.learning_rate(done - 1)
+            self.journal.train(done, {**row, "learning_rate": rate, "step_seconds": pace_seconds})
+        left = (self.recipe.steps - done) * pace_seconds
+        shown = "  ".join(f"{name} {value:.5g}" for name, value in row.items())
+        LOG.info("step %d/%d  %s  %.4g s/step  %s left", done, self.recipe.steps, shown, pace_seconds, duration(left))
+
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate the averaged weights in the first process; the others wait for the figures."""
+        metrics: dict[str, float] = {}
+        if self.fabric.is_global_zero:
+            module = self.ema.module if self.ema else self.module
+            was_training = module.training
+            module.eval()
+            with torch.no_grad(), kept_generators():
+                metrics = {name: float(value) for name, value in self.task.evaluate(module).items()}
+            module.train(was_training)
+        self.pace.skip()
+        return metrics if self.fabric.world_size == 1 else self.fabric.broadcast(metrics)
+
+    def _log_metrics(self, done: int) -> None:
+        if self.journal:
+            self.journal.evaluate(done, self.metrics)
+        LOG.info("step %d  %s", done, "  ".join(f"{name} {value:.5g}" for name, value in self.metrics.items()))
+
+    def _save(self, done: int) -> None:
+        states = [generator_states()]
+        if self.fabric.world_size > 1:
+            gathered: list[Any] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(gathered, states[0])
+            states = gathered
+        if self.fabric.is_global_zero:
+            tensors, rest = optimizer_state(self.optimizer)
+            groups = {"model": dict(self.module.state_dict()), "optimizer": tensors}
+            if self.ema is not None:
+                groups["ema"] = self.ema.state_dict()
+            data = {
+                "recipe": self.recipe.model_dump(mode="json"),
+                "recipe_hash": self.hash,
+                "data_fingerprint": self.fingerprint,
+                "optimizer": rest,
+                "scaler": self.step.scaler.state_dict() if self.step.scaler else None,
+                "generators": states,
+                "metrics": self.metrics,
+                "seconds": self.earlier_seconds + self._seconds(),
+                "sessions": self.sessions,
+                "versions": versions(),
+            }
+            write_checkpoint(self.out / "checkpoints", Checkpoint(done, groups, data), keep=self.recipe.keep)
+        self.fabric.barrier()
+        self.pace.skip()
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        data = checkpoint.data
+        check_same_run(self.recipe, self.fingerprint, checkpoint)
+        self.module.load_state_dict(checkpoint.groups["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(checkpoint.groups["ema"])
+        restore_optimizer(self.optimizer, checkpoint.groups["optimizer"], data["optimizer"])
+        if self.step.scaler is not None:
+            self.step.scaler.load_state_dict(data["scaler"])
+        rank = self.fabric.global_rank
+        if rank < len(data["generators"]):
+            restore_generators(data["generators"][rank])
+        self.metrics, self.earlier_seconds = data["metrics"], data["seconds"]
+        self.sessions = data["sessions"] + 1
+        LOG.info("resumed after step %d of %d", checkpoint.step, self.recipe.steps)
+
+    def _finish(self, done: int) -> RunRecord:
+        finished = done == self.recipe.steps
+        if not self.fabric.is_global_zero:
+            return self._record("finished" if finished else "time limit", done)
+        draw_curves(self.out)
+        if not finished:
+            return self._record("time limit", done)
+        file = self.out / "weights.safetensors"
+        best = self.ema.state_dict() if self.ema else dict(self.module.state_dict())
+        write_tensors(file, best, {"recipe_hash": self.hash, "steps": str(done)}, overwrite=True)
+        weights = {"file": file.name, "sha256": sha256_of(file), "size_bytes": file.stat().st_size}
+        record = self._record("finished", done, weights)
+        with whole(self.out / "record.json", overwrite=True) as path:
+            path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return record
+
+    def _record(self, status: Status, done: int, weights: dict[str, Any] | None = None) -> RunRecord:
+        return RunRecord(
+            status=status,
+            recipe=self.recipe.model_dump(mode="json"),
+            recipe_hash=self.hash,
+            seed=self.recipe.seed,
+            data_fingerprint=self.fingerprint,
+            steps=done,
+            sessions=self.sessions,
+            seconds=round(self.earlier_seconds + self._seconds(), 3),
+            ended=now(),
+            versions=versions(type(self.task).__module__.partition(".")[0].replace("_", "-")),
+            commit=commit(),
+            hardware=describe_hardware(self.fabric.device, processes=self.fabric.world_size),
+            parameters=sum(p.numel() for p in self.module.parameters()),
+            metrics=self.metrics,
+            weights=weights,
+        )
+
+    # -- dry run ------------------------------------------------------------------------------------------------------
+
+    def rehearse(self) -> RunRecord:
+        """Run one step that sets everything up, two that are timed, and one evaluation; write nothing."""
+        device, recipe, make = self.fabric.device, self.recipe, self._maker()
+        self.pace = _Pace(0)
+
+        def timed(first: int, count: int) -> float:
+            begin = time.perf_counter()
+            for step in range(first, first + count):
+                self._advance(step, make(step))
+            wait_for(device)
+            return time.perf_counter() - begin
+
+        setup_seconds, step_seconds = timed(0, 1), timed(1, 2) / 2
+        memory = peak_memory_bytes(device)
+        self.meter.means()
+        begin = time.perf_counter()
+        self._evaluate()
+        eval_seconds = time.perf_counter() - begin
+        evaluations = -(-recipe.steps // recipe.eval_every)
+        self.metrics = {
+            "setup_seconds": setup_seconds,
+            "step_seconds": step_seconds,
+            "step_memory_bytes": memory,
+            "eval_seconds": eval_seconds,
+            "whole_run_seconds": setup_seconds + recipe.steps * step_seconds + evaluations * eval_seconds,
+        }
+        LOG.info(
+            "dry run: %.4g s and %.0f MB a step, %.3g s an evaluation; the whole run would take %s",
+            step_seconds, memory / 1e6, eval_seconds, duration(self.metrics["whole_run_seconds"]),
+        )  # fmt: skip
+        return self._record("dry run", 0)
+
+
+class _Part:
+    """Makes the batch of all processes and keeps this one's rows: those of every tensor whose first dimension is the batch."""
+
+    def __init__(self, make: Any, batch: int, rank: int, world: int) -> None:
+        self.make, self.batch, self.rank, self.world = make, batch, rank, world
+
+    def __call__(self, step: int) -> Any:
+        rows = self.batch // self.world
+        return map_tensors(lambda tensor: self._rows(tensor, rows), self.make(step))
+
+    def _rows(self, tensor: Tensor, rows: int) -> Tensor:
+        if tensor.ndim == 0 or len(tensor) != self.batch:
+            return tensor
+        return tensor[self.rank * rows : (self.rank + 1) * rows]
+
+
+class _Pace:
+    """Seconds a step, without what evaluations and saves took."""
+
+    def __init__(self, done: int) -> None:
+        self.done, self.since, self.last = done, time.perf_counter(), 0.0
+
+    def lap(self, done: int) -> float:
+        if done > self.done:
+            self.last = (time.perf_counter() - self.since) / (done - self.done)
+        self.done, self.since = done, time.perf_counter()
+        return self.last
+
+    def skip(self) -> None:
+        self.since = time.perf_counter()
+
+
+def duration(seconds: float) -> str:
+    """Return `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

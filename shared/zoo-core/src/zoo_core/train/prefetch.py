@@ -1,0 +1,60 @@
+"""Batches made ahead by other processes or threads: the same ones in the same order for any number of workers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any, Literal
+
+_make: Callable[[int], Any] | None = None
+
+
+def _keep(make: Callable[[int], Any]) -> None:
+    """Start a worker process: it gets the batch maker once, and one thread, since there are several workers."""
+    global _make
+    _make = make
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _call(step: int) -> Any:
+    assert _make is not None  # noqa: S101 (set by the initializer)
+    return _make(step)
+
+
+def prefetched(
+    make: Callable[[int], Any], steps: range, *, workers: int, kind: Literal["process", "thread"] = "process"
+) -> Iterator[Any]:
+    """Yield make(step) for each of `steps`, up to workers + 1 made ahead.
+
+    Args:
+        make: a pure function of the step. For processes it must be picklable: a small object with `__call__`, not the method of
+            a task that holds a network.
+        steps: consecutive steps.
+        workers: how many work at a time; 0 makes each batch when it is asked for, here.
+        kind: processes for batches that keep Python busy; threads for those that wait or decode.
+    """
+    if workers == 0:
+        yield from map(make, steps)
+        return
+    pool: Executor
+    if kind == "thread":
+        pool, call = ThreadPoolExecutor(workers), make
+    else:
+        # spawned, not forked: a fork would copy the locks and the CUDA state of this process
+        context = multiprocessing.get_context("spawn")
+        pool, call = ProcessPoolExecutor(workers, context, _keep, (make,)), _call
+    ahead: deque[Future[Any]] = deque()
+    try:
+        for step in steps:
+            ahead.append(pool.submit(call, step))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=kind == "thread" or os.name != "nt", cancel_futures=True)

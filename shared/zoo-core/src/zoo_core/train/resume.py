@@ -1,0 +1,113 @@
+"""Where a run begins, and whether a checkpoint is of the same run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from zoo_core.errors import UsageError, ZooError
+from zoo_core.train.recipe import TrainRecipe
+from zoo_core.train.state import Checkpoint, existing, read_checkpoint, whole_checkpoints
+
+LOG = logging.getLogger("zoo_core.train")
+
+
+def starting_point(folder: Path, resume: str | Path, speaks: bool) -> Checkpoint | None:
+    """Return the checkpoint to go on from, or None for a run from the start.
+
+    Args:
+        folder: the checkpoints of this run.
+        resume: `auto`, `never`, or the path of a checkpoint or of a run's folder.
+        speaks: whether this process tells about damaged checkpoints.
+
+    Raises:
+        UsageError: `never`, and the folder holds checkpoints; or the path holds none.
+        ZooError: there are checkpoints and all are damaged.
+    """
+    if resume == "never":
+        if existing(folder):
+            raise UsageError(f"{folder.parent} holds a run already.", "Choose another folder, or resume it.")
+        return None
+    if isinstance(resume, Path):
+        if not existing(resume / "checkpoints"):
+            return read_checkpoint(resume)
+        folder = resume / "checkpoints"
+    found = None
+    for found in whole_checkpoints(folder):
+        if isinstance(found, Checkpoint):
+            return found
+        if speaks:
+            LOG.warning("%s Trying the one before.", found)
+    if found is not None:
+        raise ZooError(f"All checkpoints in {folder} are damaged. {found}", "Start anew in another folder.")
+    return None
+
+
+def check_same_run(recipe: TrainRecipe, fingerprint: str, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that was trained otherwise; keys of `recipe.may_change` may differ.
+
+    Raises:
+        UsageError: names the key and both values, or says that the data differ.
+    """
+    theirs, ours = checkpoint.data["recipe"], recipe.model_dump(mode="json")
+    for key, value in ours.items():
+        # a checkpoint from before this key existed was trained with what is its default now
+        default = {key: type(recipe).model_fields[key].get_default(call_default_factory=True)}
+        difference = _difference(theirs.get(key, default[key]), value, key)
+        if difference and key not in recipe.may_change:
+            place, before, now = difference
+            raise UsageError(
+                f"The checkpoint at step {checkpoint.step} was trained with {place}={before}, this recipe says {now}.",
+                f"Set {place}={before}, or train in another folder.",
+            )
+    if fingerprint != checkpoint.data["data_fingerprint"]:
+        raise UsageError(
+            f"The checkpoint at step {checkpoint.step} was trained on other data "
+            f"({checkpoint.data['data_fingerprint'][:12]}, these are {fingerprint[:12]}).",
+            "Give the same data, or train in another folder.",
+        )
+
+
+def _difference(before: Any, now: Any, place: str) -> tuple[str, Any, Any] | None:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            found = _difference(before.get(key), now.get(key), f"{place}.{key}")
+            if found:
+                return found
+        return None
+    return (place, before, now) if before != now else None
+
+
+def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the optimiser's tensors by `parameter.name`, and the rest of its state as JSON-able data."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for parameter, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{parameter}.{name}"] = value
+            else:
+                rest.setdefault(str(parameter), {})[name] = value
+    groups = [
+        {name: value for name, value in group.items() if name != "params" and not isinstance(value, Tensor)}
+        for group in state["param_groups"]
+    ]
+    return tensors, {"state": rest, "groups": groups}
+
+
+def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
+    """Put back what `optimizer_state` took, after a way through JSON (lists that were tuples become tuples again)."""
+    state: dict[int, dict[str, Any]] = {int(parameter): dict(values) for parameter, values in rest["state"].items()}
+    for key, value in tensors.items():
+        parameter, _, name = key.partition(".")
+        state.setdefault(int(parameter), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    for group, saved in zip(groups, rest["groups"], strict=True):
+        for name, value in saved.items():
+            group[name] = tuple(value) if isinstance(group.get(name), tuple) else value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,200 @@
+"""One training step: forward, backward, update; plain or as a replayed CUDA graph. No host waits for a device here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from zoo_core.errors import UsageError
+from zoo_core.train.generators import kept_generators
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from zoo_core.train.recipe import Precision, TrainRecipe
+    from zoo_core.train.task import Task
+
+AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WARM_UP_STEPS = 3
+
+
+class Step:
+    """Runs steps and remembers what they reported.
+
+    Args:
+        task: with `module` wrapped by Fabric.
+        recipe: precision, clip_norm, graph.
+        optimizer: over the parameters of the task's module.
+        fabric: for the device and the backward pass.
+
+    Attributes:
+        names: of the reported scalars, `loss` first; known after the first step.
+        scaler: the gradient scaler of fp16 training.
+    """
+
+    def __init__(self, task: Task, recipe: TrainRecipe, optimizer: Optimizer, fabric: Fabric) -> None:
+        self.task, self.optimizer, self.fabric = task, optimizer, fabric
+        self.clip_norm = recipe.clip_norm
+        self.names: list[str] = []
+        self.autocast_dtype = AUTOCAST.get(recipe.precision)
+        self.scaler = torch.amp.GradScaler(fabric.device.type) if recipe.precision == "fp16" else None
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._forward_backward = _Graphed(self) if recipe.graph else self._eager
+
+    def __call__(self, batch: Any, learning_rate: float) -> Tensor:
+        """Update the weights with one batch; return the reported scalars (len(names),), float32, detached, on the device.
+
+        The returned tensor may be overwritten by the next step.
+        """
+        values = self._forward_backward(batch)
+        for group in self.optimizer.param_groups:
+            rate = learning_rate * group.get("lr_scale", 1.0)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if self.clip_norm is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        return values
+
+    def _eager(self, batch: Any) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        return self.forward_backward(batch)
+
+    def forward_backward(self, batch: Any) -> Tensor:
+        """Leave the gradients of one batch in the parameters; return the reported scalars."""
+        device = self.fabric.device
+        with torch.autocast(device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            loss, logs = self.task.loss(batch)
+        self.names = ["loss", *logs]
+        self.fabric.backward(loss if self.scaler is None else self.scaler.scale(loss))
+        return torch.stack([value.detach().float().reshape(()) for value in (loss, *logs.values())])
+
+
+class _Graphed:
+    """Forward and backward, captured once and replayed with each batch copied into the tensors of the first one.
+
+    The gradients live in the graph's memory and are overwritten by each replay, so nothing ever clears them.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Any) -> Tensor:
+        if self.graph is None:
+            self._capture(batch)
+        else:
+            _copy_into(self.inputs, tensors_in(batch))
+        assert self.graph is not None  # noqa: S101 (for mypy)
+        self.graph.replay()
+        return self.values
+
+    def _capture(self, batch: Any) -> None:
+        """Warm up on a side stream, undo what that changed, and record."""
+        step, optimizer = self.step, self.step.optimizer
+        static = map_tensors(torch.clone, batch)
+        self.inputs = tensors_in(static)
+        buffers = [(buffer, buffer.clone()) for buffer in step.task.module.buffers()]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with kept_generators(), torch.cuda.stream(stream):
+            for _ in range(WARM_UP_STEPS):
+                optimizer.zero_grad(set_to_none=True)
+                step.forward_backward(static)
+        torch.cuda.current_stream().wait_stream(stream)
+        # no gradient may exist while recording: the graph then makes its own and later overwrites them
+        optimizer.zero_grad(set_to_none=True)
+        self.graph = torch.cuda.CUDAGraph()
+        # the stream of the warm-up, on which autograd has put its gradient accumulators
+        with torch.cuda.graph(self.graph, stream=stream):
+            self.values = step.forward_backward(static)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _copy_into(static: list[Tensor], fresh: list[Tensor]) -> None:
+    if [t.shape for t in static] != [t.shape for t in fresh]:
+        raise UsageError("graph=true needs batches of one shape, and the shape changed.", "Set graph=false.")
+    for target, source in zip(static, fresh, strict=True):
+        target.copy_(source, non_blocking=True)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """Return the same structure (dicts, lists, tuples, dataclasses) with `function` applied to every tensor."""
+    if isinstance(batch, Tensor):
+        return function(batch)
+    if isinstance(batch, dict):
+        return {key: map_tensors(function, value) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_tensors(function, value) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(map_tensors(function, value) for value in batch)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        fields = {f.name: map_tensors(function, getattr(batch, f.name)) for f in dataclasses.fields(batch) if f.init}
+        return dataclasses.replace(batch, **fields)
+    return batch
+
+
+def tensors_in(batch: Any) -> list[Tensor]:
+    """Return all tensors of the structure, in its order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(note, batch)
+    return found
+
+
+def check_ways(recipe: TrainRecipe, fabric: Fabric) -> None:
+    """Refuse what this device cannot do.
+
+    Raises:
+        UsageError: `graph` without CUDA or with several processes; fp16 without CUDA.
+    """
+    cuda = fabric.device.type == "cuda"
+    if recipe.graph and not cuda:
+        raise UsageError("graph=true needs a CUDA device.", "Set graph=false.")
+    if recipe.graph and fabric.world_size > 1:
+        raise UsageError(f"graph=true runs on one device, not on {fabric.world_size} processes.", "Set graph=false.")
+    if recipe.precision == "fp16" and not cuda:
+        raise UsageError("precision=fp16 needs a CUDA device.", "Set precision=bf16 or fp32.")
+    if recipe.batch % fabric.world_size:
+        raise UsageError(
+            f"batch={recipe.batch} cannot be shared equally among {fabric.world_size} processes.",
+            "Choose a batch that their number divides.",
+        )
+
+
+class number_format:  # noqa: N801 (used like a function)
+    """While inside: matrix products and convolutions in plain fp32 or in tf32, as the precision says, on CUDA.
+
+    PyTorch's own start value is tf32 for convolutions; here "fp32" means it.
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        self.tf32 = precision != "fp32"
+
+    def __enter__(self) -> None:
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        self.before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = self.tf32, self.tf32, True
+
+    def __exit__(self, *_: object) -> None:
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = self.before

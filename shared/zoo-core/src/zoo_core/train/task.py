@@ -1,0 +1,52 @@
+"""What the loop asks of a package."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Task(Protocol):
+    """One training problem: a plain object with these members. `zoo_core.train` shows a whole one."""
+
+    module: nn.Module
+    """What is trained, averaged and saved. During a run the loop puts its wrapped (DDP, compiled) form here."""
+
+    def optimizer(self) -> Optimizer:
+        """Return a new optimiser over `self.module.parameters()`, which are on their device. On CUDA, ask for `fused=True`."""
+        ...
+
+    def learning_rate(self, step: int) -> float:
+        """Return the rate of step number `step`, counted from 0. A parameter group's own `lr_scale` multiplies it."""
+        ...
+
+    def batch(self, step: int) -> Any:
+        """Return the whole batch of this step: tensors, or dicts, lists, tuples and dataclasses of them.
+
+        A pure function of (seed, step): `order.Order` and `order.step_generator` help. Never of state: resuming, workers and
+        devices rely on it.
+        """
+        ...
+
+    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scalar to minimise (a mean over the batch) and scalars to log. Calls `self.module`."""
+        ...
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Return metrics of `module` (the averaged weights, eval mode, gradients off)."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a hash that changes with the data."""
+        ...
+
+
+@runtime_checkable
+class DescribesBatches(Protocol):
+    """A task that can name the samples of a step, for the message about a NaN."""
+
+    def describe(self, step: int) -> str:
+        """Return the names of the samples of this step's batch."""
+        ...

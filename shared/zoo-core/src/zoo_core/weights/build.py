@@ -1,0 +1,61 @@
+"""From a manifest to a module that is ready to run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.catalog import CatalogEntry, load_object
+from zoo_core.errors import UsageError
+from zoo_core.weights.files import load_strict, read_tensors
+from zoo_core.weights.find import FoundWeights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+def construct(entry: CatalogEntry) -> nn.Module:
+    """Construct the model of a manifest with fresh weights, on the default device.
+
+    Raises:
+        UsageError: the constructor refuses the manifest's config.
+    """
+    make: Any = load_object(entry.manifest.entry.model)
+    try:
+        module: nn.Module = make(**entry.manifest.config)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{entry.manifest.id}: {entry.manifest.entry.model} refuses the config of the manifest ({error}).",
+            f"The package {entry.package} is broken: install it again.",
+        ) from error
+    return module
+
+
+def build(entry: CatalogEntry, found: FoundWeights | None, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Construct a model, load its weights strictly, and move it.
+
+    Args:
+        entry: the model.
+        found: its weights; None leaves the fresh ones of the constructor.
+        device: where it runs.
+        dtype: of its floating-point weights; they are cast once, from what the file holds by way of float32.
+
+    Returns:
+        the module, in evaluation mode.
+
+    Raises:
+        WeightsError: the file is unreadable or does not fit; the first keys are named.
+    """
+    module = construct(entry)
+    if found is not None:
+        tensors, _ = read_tensors(found.path)
+        load_strict(module, tensors, what=str(found.path))
+    return module.to(device=device, dtype=dtype).eval()
+
+
+def expected(entry: CatalogEntry) -> dict[str, Tensor]:
+    """Return the state dict of a model as meta tensors: keys, shapes and types without memory or random numbers."""
+    import torch
+
+    with torch.device("meta"):
+        return construct(entry).state_dict()

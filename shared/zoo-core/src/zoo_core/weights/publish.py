@@ -1,0 +1,204 @@
+"""Publishing: one commit on the hub with the weights, what they are, and proof of what they should give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.catalog import CatalogEntry
+from zoo_core.errors import UsageError, WeightsError
+from zoo_core.manifest import WeightSet
+from zoo_core.weights.build import build
+from zoo_core.weights.card import card_text
+from zoo_core.weights.files import read_tensors, sha256_of
+from zoo_core.weights.find import FoundWeights
+from zoo_core.weights.hub import AGENT
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FILE = "model.safetensors"
+GOLDEN_SEED = 0
+GOLDEN_TOLERANCE = 1e-4  # of the largest value: other CPUs add up in another order
+# The client waits for ever; a hub that takes a commit of many gigabytes may be silent for a while.
+SILENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What goes to the hub: files by name, as bytes or as the path of a large one."""
+
+    files: Mapping[str, bytes | Path]
+    weight_set: WeightSet
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where it went; `weight_set` is what the manifest should say from now on."""
+
+    url: str
+    weight_set: WeightSet
+
+
+def assemble(
+    entry: CatalogEntry,
+    weights: Path,
+    *,
+    licence: str,
+    trained_on: str,
+    golden: Path | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Make the files of a repository, and check that the weights load and give the golden output.
+
+    Args:
+        entry: the model.
+        weights: a safetensors file that fits it.
+        licence: of these weights, as an SPDX id.
+        trained_on: the data, for the card.
+        golden: a safetensors file with `input` and `output`; by default one is made, which works for models of images.
+        record: the run record of their training, for the card.
+
+    Raises:
+        WeightsError: the weights do not fit, or do not give the golden output.
+        UsageError: no golden file is given and none can be made.
+    """
+    import torch
+    from safetensors.torch import save
+
+    found = FoundWeights(weights, "path", None, "to be published")
+    module = build(entry, found, device=torch.device("cpu"), dtype=torch.float32)
+    example = make_golden(entry, module) if golden is None else read_tensors(golden)[0]
+    difference = golden_difference(module, example, what=str(golden))
+    if difference > GOLDEN_TOLERANCE:
+        raise WeightsError(
+            f"{weights} does not give the golden output of {golden}: it is {difference:.1e} of the largest value off.",
+            "Make a new golden file for new weights (leave --golden away), or publish the right ones.",
+        )
+    manifest = entry.manifest
+    weight_set = WeightSet(
+        source="embedded",  # until the commit says where it lies
+        file=FILE,
+        size_bytes=weights.stat().st_size,
+        sha256=sha256_of(weights),
+        licence=licence,
+        trained_on=trained_on,
+    )
+    described = manifest.model_dump(mode="json", include={"format", "id", "task", "config", "inputs", "outputs"})
+    config = {**described, "sha256": {FILE: weight_set.sha256}}
+    return Bundle(
+        {
+            "config.json": (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
+            FILE: weights,
+            "golden.safetensors": save(example, metadata={"format": "pt", "model": manifest.id}),
+            "README.md": card_text(manifest, weight_set, record=record).encode(),
+        },
+        weight_set,
+    )
+
+
+def push(bundle: Bundle, repo: str, *, message: str, private: bool, say: Callable[[str], None]) -> Published:
+    """Upload a bundle as one commit; the repository is made if it is missing.
+
+    Args:
+        bundle: from `assemble`.
+        repo: `owner/name`.
+        message: first line of the commit.
+        private: whether a repository that has to be made is private.
+        say: told before anything that may take long.
+
+    Raises:
+        WeightsError: the hub refuses or cannot be reached; a commit is whole or not at all.
+        UsageError: `repo` is not a name that the hub takes.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, constants, errors
+
+    say(f"Uploading {', '.join(bundle.files)} to {repo} at {constants.ENDPOINT} ...")
+    api = HfApi(**AGENT)
+    adds = [CommitOperationAdd(name, str(f) if isinstance(f, Path) else f) for name, f in bundle.files.items()]
+    try:
+        with _impatient():
+            api.create_repo(repo, private=private, exist_ok=True)
+            commit = api.create_commit(repo, adds, commit_message=message)
+    except errors.HFValidationError as error:
+        raise UsageError(f"{repo!r} is no repository name ({error}).", "Write it as owner/name.") from error
+    # its HTTP errors have other classes in 1.x and 2.x: whatever ends the upload, there is no commit
+    except Exception as error:
+        raise _refused(error, repo) from error
+    place = {"source": "hub", "repo": repo, "revision": commit.oid}
+    return Published(str(commit.commit_url), WeightSet.model_validate({**bundle.weight_set.model_dump(), **place}))
+
+
+def make_golden(entry: CatalogEntry, module: nn.Module) -> dict[str, Tensor]:
+    """Return a random image as `input`, (1, C, H, W) in the manifest's range, and the model's `output` for it.
+
+    Raises:
+        UsageError: the model does not take images of a known number of channels.
+    """
+    import torch
+
+    port = entry.manifest.inputs
+    if port.kind != "image" or port.channels is None:
+        raise UsageError(
+            f"{entry.manifest.id} takes a {port.kind}: no golden example can be made up.", "Give --golden FILE."
+        )
+    low, high = port.range or (0.0, 1.0)
+    step = port.multiple_of
+    height, width = -(-24 // step) * step, -(-32 // step) * step
+    noise = torch.rand(1, port.channels, height, width, generator=torch.Generator().manual_seed(GOLDEN_SEED))
+    image = low + (high - low) * noise
+    with torch.inference_mode():
+        return {"input": image, "output": module(image).clone()}
+
+
+def golden_difference(module: nn.Module, example: Mapping[str, Tensor], *, what: str) -> float:
+    """Return the largest difference from the golden output, as a share of its largest value.
+
+    Raises:
+        WeightsError: the example lacks `input` or `output`, or the output has another shape.
+    """
+    import torch
+
+    if example.keys() != {"input", "output"}:
+        raise WeightsError(f"{what} holds {', '.join(sorted(example))}.", "A golden file holds `input` and `output`.")
+    with torch.inference_mode():
+        output = module(example["input"])
+    golden = example["output"]
+    if output.shape != golden.shape:
+        raise WeightsError(
+            f"{what}: the output has shape {tuple(golden.shape)}, the model gives {tuple(output.shape)}."
+        )
+    return float((output - golden).abs().max() / golden.abs().max().clamp_min(1e-12))
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Let the client wait for an answer no longer than `SILENCE_SECONDS`."""
+    from huggingface_hub import get_session
+
+    session = get_session()
+    before = session.timeout
+    session.timeout = SILENCE_SECONDS
+    try:
+        yield
+    finally:
+        session.timeout = before
+
+
+def _refused(error: Exception, repo: str) -> WeightsError:
+    from huggingface_hub import constants
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return WeightsError(
+            f"{constants.ENDPOINT} does not let you write to {repo} ({status}).",
+            "Log in with `hf auth login`, or set HF_TOKEN to a token that may write there.",
+        )
+    detail = f"it answered {status}" if status else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return WeightsError(
+        f"{repo} was not published on {constants.ENDPOINT} ({detail}).", "Check the connection and try again."
+    )

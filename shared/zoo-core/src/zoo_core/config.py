@@ -1,7 +1,7 @@
 """Recipe files: YAML plus `key=value` overrides -> a validated object. No torch here.
 
-The YAML is the 1.2 core schema, so that `1e-3` is a number and `no`, `on`, `off` and `2024-01-01` are the strings they look
-like. It names no classes, includes nothing and refuses aliases; a key that is written twice is an error.
+The YAML is the 1.2 core schema, so that `1e-3` is a number and `no`, `on`, `off` and `2024-01-01` are the strings they
+look like. It names no classes, includes nothing and refuses aliases; a key that is written twice is an error.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _SCALARS = (
 class _Loader(yaml.SafeLoader):
     """Plain data only; scalars by the 1.2 core schema."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[Any, Any]] = {}
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 (own, so that PyYAML's list stays as it is)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases are not allowed here", mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is no name", key_node.start_mark)
             if key in seen:
@@ -65,8 +65,7 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads back unchanged, and quotes what a YAML 1.1 reader would take for something else."""
 
-    # own lists: add_implicit_resolver below must not reach PyYAML's class
-    yaml_implicit_resolvers: typing.ClassVar[dict[Any, Any]] = {
+    yaml_implicit_resolvers: dict[Any, Any] = {  # noqa: RUF012
         first: list(rules) for first, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
 
@@ -76,7 +75,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _tag, _pattern, _first in _SCALARS:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))  # type: ignore[no-untyped-call]
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
 
 
@@ -109,8 +108,8 @@ def load_recipe(path: Path, overrides: Collection[str], schema: type[RecipeT], *
         smoke: also apply the recipe's own `smoke` section, which makes a run that ends in seconds.
 
     Raises:
-        UsageError: unreadable file; an unknown key (with the nearest one and its path); a value of the wrong type (with path,
-            value and what was expected); an override without `=`.
+        UsageError: unreadable file; an unknown key (with the nearest one and its path); a value of the wrong type (with
+            path, value and what was expected); an override without `=`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -148,7 +147,7 @@ def validated(
     for last_try in (False, True):
         try:
             # through JSON: strict about types, yet a list may stand for a tuple and a string for a path
-            return schema.model_validate_json(json.dumps(data), strict=True)
+            return schema.model_validate_json(json.dumps(data, default=str), strict=True)
         except ValidationError as error:
             problems = error.errors(include_url=False)
             whole = [p for p in problems if p["type"] == "int_type" and _is_whole(p["input"])]

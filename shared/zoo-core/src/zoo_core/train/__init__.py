@@ -31,9 +31,10 @@ A task is a plain object. This is a whole one::
     seed_all(recipe.seed)                        # before the network is made
     record = fit(Fit(network, x, y, recipe), recipe, Path("runs/first"))
 
-Calling `fit` again with the same folder goes on where the run stopped, also after kill -9. What depends on the step (a loss
-weight, say) travels as a tensor in the batch; then it works compiled and in a CUDA graph too. `describe(step)`, if there, names
-a batch's samples in the message about a NaN. Under torchrun every process makes the whole batch and keeps its rows.
+Calling `fit` again with the same folder goes on where the run stopped, also after kill -9. What depends on the step (a
+loss weight, say) travels as a tensor in the batch; then it works compiled and in a CUDA graph too. `describe(step)`, if
+there, names a batch's samples in the message about a NaN. Under torchrun every process makes the whole batch and keeps
+its rows.
 """
 
 from __future__ import annotations

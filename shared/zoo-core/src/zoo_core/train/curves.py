@@ -17,7 +17,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def draw_curves(out: Path) -> Path | None:
-    """Write `curves.svg` into a run's folder: one panel for each logged value and each metric; None if nothing was logged."""
+    """Write `curves.svg` into a run's folder, a panel for each logged value and metric; None if nothing was logged."""
     panels = []
     for table, suffix in (("log.csv", ""), ("eval.csv", " (evaluation)")):
         rows = read_table(out / table)

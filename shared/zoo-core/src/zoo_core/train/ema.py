@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Ema:
     """A second copy of a module that follows the first: e <- d e + (1 - d) w after each step.
 
-    With t steps done before, d = min(decay, (1 + t) / (10 + t)): the average forgets its random start also in short runs. Buffers
-    that are not floating point (counters) are copied.
+    With t steps done before, d = min(decay, (1 + t) / (10 + t)): the average forgets its random start also in short
+    runs. Buffers that are not floating point (counters) are copied.
 
     Args:
         module: what is trained; on its device already.

@@ -20,19 +20,19 @@ def seed_all(seed: int, *, rank: int = 0) -> None:
     """
     number = mixed(seed, rank) if rank else seed
     random.seed(number)
-    np.random.seed(number % 2**32)  # noqa: NPY002 (the global one is what must be seeded)
+    np.random.seed(number % 2**32)
     torch.manual_seed(number)
 
 
 def generator_states() -> dict[str, Any]:
     """Return the states of python's, numpy's, torch's and (if used) each CUDA device's generator, JSON-able."""
     version, numbers, gauss = random.getstate()
-    numpy_state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
+    numpy_state: dict[str, Any] = np.random.get_state(legacy=False)
     return {
         "python": [version, list(numbers), gauss],
         "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}},
         "torch": _hex(torch.get_rng_state()),
-        "cuda": [_hex(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else [],
+        "cuda": [_hex(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call],
     }
 
 

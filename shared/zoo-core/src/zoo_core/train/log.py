@@ -46,7 +46,7 @@ class Meter:
             samples = f" (samples: {self._describe(step)})" if self._describe else ""
             raise ZooError(
                 f"The loss is {float(table[row, 0])} at step {step}, batch {step}{samples}.",
-                "The newest checkpoint is from before. Lower the learning rate, set clip_norm, or look at these samples.",
+                "The newest checkpoint is from before. Lower the learning rate, set clip_norm, or look at the samples.",
             )
         self._steps.clear()
         self._rows.clear()
@@ -136,7 +136,7 @@ class Journal:
                 raise MissingDependencyError(
                     "tensorboard=true needs TensorBoard.", "pip install tensorboard"
                 ) from error
-            self._events = SummaryWriter(str(out / "events"), purge_step=after)  # type: ignore[no-untyped-call]
+            self._events = SummaryWriter(str(out / "events"), purge_step=after)
 
     def train(self, step: int, row: dict[str, float]) -> None:
         """Note means since the last row, after `step` steps."""

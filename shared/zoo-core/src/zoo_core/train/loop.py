@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from zoo_core.config import dump_recipe, recipe_hash
 from zoo_core.errors import InterruptedRunError, UsageError, ZooError
@@ -20,13 +20,15 @@ from zoo_core.train.ema import Ema
 from zoo_core.train.generators import generator_states, kept_generators, restore_generators, seed_all
 from zoo_core.train.hardware import describe_hardware, peak_memory_bytes, wait_for
 from zoo_core.train.log import Journal, Meter
-from zoo_core.train.prefetch import prefetched
+from zoo_core.train.pace import Pace, duration
+from zoo_core.train.prefetch import Part, prefetched
 from zoo_core.train.recipe import TrainRecipe
 from zoo_core.train.record import RunRecord, Status, commit, now, versions
 from zoo_core.train.resume import check_same_run, optimizer_state, restore_optimizer, starting_point
 from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, sweep, write_checkpoint
-from zoo_core.train.step import Step, check_ways, map_tensors, number_format
+from zoo_core.train.step import Step, check_ways, number_format
+from zoo_core.train.structure import map_tensors
 from zoo_core.train.task import DescribesBatches, Task
 from zoo_core.weights.files import sha256_of, write_tensors
 
@@ -44,7 +46,7 @@ def fit(
     dry_run: bool = False,
     fabric: Fabric | None = None,
 ) -> RunRecord:
-    """Train, and leave in `out` the weights, the checkpoints, the logs, the curves, the resolved recipe and the run record.
+    """Train, and leave in `out` the weights, checkpoints, logs, curves, the resolved recipe and the run record.
 
     Messages and progress go to the logger `zoo_core.train`.
 
@@ -52,9 +54,10 @@ def fit(
         task: what is trained; see `zoo_core.train`.
         recipe: by what.
         out: the folder of the run.
-        resume: `auto` goes on from the newest whole checkpoint in `out`, if there is one; `never` begins anew and refuses a folder
-            that holds a run; a path names a checkpoint, or the folder of a run.
-        dry_run: run three steps and one evaluation, write nothing, and say in the record's metrics what the run would take.
+        resume: `auto` goes on from the newest whole checkpoint in `out`, if there is one; `never` begins anew and
+            refuses a folder that holds a run; a path names a checkpoint, or the folder of a run.
+        dry_run: run three steps and one evaluation, write nothing, and say in the record's metrics what the whole run
+            would take.
         fabric: devices and processes; by default one device, or what torchrun set up.
 
     Returns:
@@ -105,7 +108,7 @@ class _Run:
         self.hash = recipe_hash(recipe, without=recipe.may_change)
         self.fingerprint = task.fingerprint()
         seed_all(recipe.seed, rank=fabric.global_rank)
-        self.module: nn.Module = fabric.to_device(task.module)  # type: ignore[assignment]
+        self.module: nn.Module = fabric.to_device(task.module)
         self.module.train()
         self.optimizer = task.optimizer()
         self.ema = Ema(self.module, recipe.ema_decay) if recipe.ema_decay else None
@@ -150,7 +153,7 @@ class _Run:
         recipe = self.recipe
         batches = prefetched(self._maker(), range(done, recipe.steps), workers=recipe.workers, kind=recipe.worker_kind)
         batch = next(batches, None)
-        self.pace = _Pace(done)
+        self.pace = Pace(done)
         for step in range(done, recipe.steps):
             self._advance(step, batch)
             batch = next(batches, None)  # made while the device still works on the step before
@@ -179,7 +182,7 @@ class _Run:
 
     def _maker(self) -> Any:
         world, rank = self.fabric.world_size, self.fabric.global_rank
-        return self.task.batch if world == 1 else _Part(self.task.batch, self.recipe.batch, rank, world)
+        return self.task.batch if world == 1 else Part(self.task.batch, self.recipe.batch, rank, world)
 
     def _stopping(self, done: int) -> bool:
         limit = self.recipe.time_limit_minutes
@@ -189,12 +192,19 @@ class _Run:
         # all processes must stop after the same step: they agree where they meet anyway
         if done % self.recipe.log_every:
             return False
-        return bool(self.fabric.all_reduce(torch.tensor(float(mine), device=self.fabric.device), reduce_op="sum") > 0)
+        return self._over_processes([float(mine)])[0] > 0
+
+    def _over_processes(self, values: list[float]) -> list[float]:
+        """Return the means over all processes."""
+        if self.fabric.world_size == 1:
+            return values
+        tensor = self.fabric.all_reduce(torch.tensor(values, device=self.fabric.device), reduce_op="mean")
+        return [float(value) for value in tensor]
 
     def _seconds(self) -> float:
         return time.monotonic() - self.started
 
-    # -- what is written ------------------------------------------------------------------------------------------------
+    # -- what is written ----------------------------------------------------------------------------------------------
 
     def _journal(self, done: int) -> Journal | None:
         if not self.fabric.is_global_zero:
@@ -205,8 +215,7 @@ class _Run:
         if not len(self.meter):
             return
         means = self.meter.means()
-        if self.fabric.world_size > 1:
-            means = self.fabric.all_reduce(torch.tensor(means, device=self.fabric.device), reduce_op="mean").tolist()  # type: ignore[union-attr]
+        means = self._over_processes(means)
         row = dict(zip(self.step.names, means, strict=True))
         pace_seconds = self.pace.lap(done)
         if self.journal:
@@ -317,7 +326,7 @@ class _Run:
     def rehearse(self) -> RunRecord:
         """Run one step that sets everything up, two that are timed, and one evaluation; write nothing."""
         device, recipe, make = self.fabric.device, self.recipe, self._maker()
-        self.pace = _Pace(0)
+        self.pace = Pace(0)
 
         def timed(first: int, count: int) -> float:
             begin = time.perf_counter()
@@ -345,42 +354,3 @@ class _Run:
             step_seconds, memory / 1e6, eval_seconds, duration(self.metrics["whole_run_seconds"]),
         )  # fmt: skip
         return self._record("dry run", 0)
-
-
-class _Part:
-    """Makes the batch of all processes and keeps this one's rows: those of every tensor whose first dimension is the batch."""
-
-    def __init__(self, make: Any, batch: int, rank: int, world: int) -> None:
-        self.make, self.batch, self.rank, self.world = make, batch, rank, world
-
-    def __call__(self, step: int) -> Any:
-        rows = self.batch // self.world
-        return map_tensors(lambda tensor: self._rows(tensor, rows), self.make(step))
-
-    def _rows(self, tensor: Tensor, rows: int) -> Tensor:
-        if tensor.ndim == 0 or len(tensor) != self.batch:
-            return tensor
-        return tensor[self.rank * rows : (self.rank + 1) * rows]
-
-
-class _Pace:
-    """Seconds a step, without what evaluations and saves took."""
-
-    def __init__(self, done: int) -> None:
-        self.done, self.since, self.last = done, time.perf_counter(), 0.0
-
-    def lap(self, done: int) -> float:
-        if done > self.done:
-            self.last = (time.perf_counter() - self.since) / (done - self.done)
-        self.done, self.since = done, time.perf_counter()
-        return self.last
-
-    def skip(self) -> None:
-        self.since = time.perf_counter()
-
-
-def duration(seconds: float) -> str:
-    """Return `45 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

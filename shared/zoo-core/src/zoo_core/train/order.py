@@ -15,8 +15,8 @@ import torch
 class Order:
     """An endless walk through n samples, newly shuffled each epoch, cut into batches.
 
-    Batches run over epoch borders, so every sample comes exactly once an epoch even if `batch` does not divide n (and a batch may
-    be larger than n).
+    Batches run over epoch borders, so every sample comes exactly once an epoch even if `batch` does not divide n (and a
+    batch may be larger than n).
 
     Args:
         n: number of samples.

@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Literal
 
+from torch import Tensor
+
+from zoo_core.train.structure import map_tensors
+
 _make: Callable[[int], Any] | None = None
 
 
@@ -32,8 +36,8 @@ def prefetched(
     """Yield make(step) for each of `steps`, up to workers + 1 made ahead.
 
     Args:
-        make: a pure function of the step. For processes it must be picklable: a small object with `__call__`, not the method of
-            a task that holds a network.
+        make: a pure function of the step. For processes it must be picklable: a small object with `__call__`, not the
+            method of a task that holds a network.
         steps: consecutive steps.
         workers: how many work at a time; 0 makes each batch when it is asked for, here.
         kind: processes for batches that keep Python busy; threads for those that wait or decode.
@@ -58,3 +62,27 @@ def prefetched(
             yield ahead.popleft().result()
     finally:
         pool.shutdown(wait=kind == "thread" or os.name != "nt", cancel_futures=True)
+
+
+class Part:
+    """Makes the batch of all processes and keeps the rows of one: of every tensor whose first dimension is the batch.
+
+    Args:
+        make: the maker of whole batches.
+        batch: samples of a whole batch.
+        rank: which process.
+        world: how many there are.
+    """
+
+    def __init__(self, make: Callable[[int], Any], batch: int, rank: int, world: int) -> None:
+        self.make, self.batch, self.rank, self.world = make, batch, rank, world
+
+    def __call__(self, step: int) -> Any:
+        """Return this process's part of the batch of a step."""
+        rows = self.batch // self.world
+        return map_tensors(lambda tensor: self._rows(tensor, rows), self.make(step))
+
+    def _rows(self, tensor: Tensor, rows: int) -> Tensor:
+        if tensor.ndim == 0 or len(tensor) != self.batch:
+            return tensor
+        return tensor[self.rank * rows : (self.rank + 1) * rows]

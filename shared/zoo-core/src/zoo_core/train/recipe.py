@@ -21,7 +21,7 @@ class TrainRecipe(BaseModel):
             "workers", "worker_kind", "device", "compile", "graph", "smoke",
         }
     )  # fmt: skip
-    """Keys that may differ when a run is resumed: they change what is written, when and how fast, not what is computed."""
+    """Keys that may differ when a run is resumed: they say what is written, when and how fast, not what is computed."""
 
     seed: int = Field(0, ge=0, description="of the weights' start, the order of the data and every random draw")
     steps: int = Field(gt=0, description="optimiser steps of the whole run")

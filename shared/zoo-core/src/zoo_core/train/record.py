@@ -50,7 +50,7 @@ def versions(*more: str) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, `-dirty` if it was changed; None for an installed wheel.
+    """Return the commit of the checkout that this code runs from, `-dirty` if changed; None for an installed wheel.
 
     Where the checkout has no git folder (a copy on another machine), the variable ZOO_COMMIT says it.
     """

@@ -1,7 +1,7 @@
 """Checkpoints: folders `step-00001234` that are whole or not there.
 
-Tensors are safetensors files, the rest is `state.json`; nothing is ever pickled. A folder is written under another name, every
-file is synced, `checksums.json` comes last, and a rename makes it a checkpoint.
+Tensors are safetensors files, the rest is `state.json`; nothing is ever pickled. A folder is written under another
+name, every file is synced, `checksums.json` comes last, and a rename makes it a checkpoint.
 """
 
 from __future__ import annotations

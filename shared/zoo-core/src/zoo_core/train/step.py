@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +10,7 @@ from torch.optim import Optimizer
 
 from zoo_core.errors import UsageError
 from zoo_core.train.generators import kept_generators
+from zoo_core.train.structure import map_tensors, tensors_in
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -47,7 +46,7 @@ class Step:
         self._forward_backward = _Graphed(self) if recipe.graph else self._eager
 
     def __call__(self, batch: Any, learning_rate: float) -> Tensor:
-        """Update the weights with one batch; return the reported scalars (len(names),), float32, detached, on the device.
+        """Update the weights with one batch; return the reported scalars (len(names),), float32, on the device.
 
         The returned tensor may be overwritten by the next step.
         """
@@ -108,7 +107,7 @@ class _Graphed:
         static = map_tensors(torch.clone, batch)
         self.inputs = tensors_in(static)
         buffers = [(buffer, buffer.clone()) for buffer in step.task.module.buffers()]
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with kept_generators(), torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
@@ -133,34 +132,6 @@ def _copy_into(static: list[Tensor], fresh: list[Tensor]) -> None:
         target.copy_(source, non_blocking=True)
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """Return the same structure (dicts, lists, tuples, dataclasses) with `function` applied to every tensor."""
-    if isinstance(batch, Tensor):
-        return function(batch)
-    if isinstance(batch, dict):
-        return {key: map_tensors(function, value) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_tensors(function, value) for value in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(map_tensors(function, value) for value in batch)
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        fields = {f.name: map_tensors(function, getattr(batch, f.name)) for f in dataclasses.fields(batch) if f.init}
-        return dataclasses.replace(batch, **fields)
-    return batch
-
-
-def tensors_in(batch: Any) -> list[Tensor]:
-    """Return all tensors of the structure, in its order."""
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(note, batch)
-    return found
-
-
 def check_ways(recipe: TrainRecipe, fabric: Fabric) -> None:
     """Refuse what this device cannot do.
 
@@ -181,7 +152,7 @@ def check_ways(recipe: TrainRecipe, fabric: Fabric) -> None:
         )
 
 
-class number_format:  # noqa: N801 (used like a function)
+class number_format:
     """While inside: matrix products and convolutions in plain fp32 or in tf32, as the precision says, on CUDA.
 
     PyTorch's own start value is tf32 for convolutions; here "fp32" means it.

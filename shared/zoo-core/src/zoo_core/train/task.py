@@ -15,7 +15,7 @@ class Task(Protocol):
     """What is trained, averaged and saved. During a run the loop puts its wrapped (DDP, compiled) form here."""
 
     def optimizer(self) -> Optimizer:
-        """Return a new optimiser over `self.module.parameters()`, which are on their device. On CUDA, ask for `fused=True`."""
+        """Return a new optimiser over the parameters, which are on their device. On CUDA, ask for `fused=True`."""
         ...
 
     def learning_rate(self, step: int) -> float:
@@ -25,8 +25,8 @@ class Task(Protocol):
     def batch(self, step: int) -> Any:
         """Return the whole batch of this step: tensors, or dicts, lists, tuples and dataclasses of them.
 
-        A pure function of (seed, step): `order.Order` and `order.step_generator` help. Never of state: resuming, workers and
-        devices rely on it.
+        A pure function of (seed, step): `order.Order` and `order.step_generator` help. Never of state: resuming,
+        workers and devices rely on it.
         """
         ...
 

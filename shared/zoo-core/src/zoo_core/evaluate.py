@@ -89,6 +89,7 @@ class Report:
         seconds: wall time of the whole evaluation.
         checks: what must hold.
         facts: device, precision, versions, fingerprints: what a reader needs to get the same figures.
+        digits: metric -> digits after the point in the table (4 where nothing is said).
     """
 
     model: str
@@ -100,6 +101,7 @@ class Report:
     seconds: float = 0.0
     checks: tuple[Check, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    digits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -161,13 +163,9 @@ class Report:
         finite: dict[str, Any] = _finite(data)
         return finite
 
-    def table(self, digits: Mapping[str, int] | None = None) -> list[list[str]]:
-        """Return the table as rows of cells, the first one its head; every column but the first holds figures.
-
-        Args:
-            digits: metric -> digits after the point (4 where nothing is said).
-        """
-        decimals = {metric: (digits or {}).get(metric, 4) for metric in self.metrics}
+    def table(self) -> list[list[str]]:
+        """Return the table as rows of cells, the first one its head; every column but the first holds figures."""
+        decimals = {metric: self.digits.get(metric, 4) for metric in self.metrics}
         head = ["way"]
         for metric in decimals:
             head += [metric, "95 % of the mean", "ours minus this"]

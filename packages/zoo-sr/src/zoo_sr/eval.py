@@ -1,4 +1,4 @@
-"""Evaluate by the protocol of the papers: `zoo eval imdn-x4 --data set5`, or `python -m zoo_sr.eval` with the same words.
+"""Evaluate by the protocol of the papers: `zoo eval imdn-x4 --data set5`, or `python -m zoo_sr.eval imdn-x4 ...`.
 
 A pack has the column `hr` and may have `lr_x2`, `lr_x3`, `lr_x4` (encoded images); small images that it lacks are made
 from `hr` by Matlab's bicubic. The big image is cut to a multiple of the scale at its right and lower side; the output

@@ -55,8 +55,10 @@ class Span:
 
     def forward(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Enlarge (3, H, W) RGB in [0, 1] to (3, scale H, scale W), not clamped."""
+        pixels = np.ascontiguousarray(image, dtype=np.float32)
         extractor = self._net.create_extractor()
-        extractor.input("data", self._ncnn.Mat(np.ascontiguousarray(image, dtype=np.float32)))
+        # a Mat borrows the array's memory; the clone owns its own, with the planes aligned as ncnn wants them
+        extractor.input("data", self._ncnn.Mat(pixels).clone())
         _, output = extractor.extract("output")
         result: NDArray[np.float32] = np.array(output, dtype=np.float32)
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,28 +178,35 @@ def golden_difference(module: nn.Module, example: Mapping[str, Tensor], *, what:
 
 @contextmanager
 def _impatient() -> Iterator[None]:
-    """Let the client wait for an answer no longer than `SILENCE_SECONDS`."""
+    """Let the client wait for an answer no longer than `SILENCE_SECONDS`, and draw bars on terminals alone."""
     from huggingface_hub import get_session
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     session = get_session()
     before = session.timeout
     session.timeout = SILENCE_SECONDS
+    hide_bars = not are_progress_bars_disabled() and not sys.stderr.isatty()
+    if hide_bars:
+        disable_progress_bars()
     try:
         yield
     finally:
         session.timeout = before
+        if hide_bars:
+            enable_progress_bars()
 
 
 def _refused(error: Exception, repo: str) -> WeightsError:
     from huggingface_hub import constants
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    cause = error.__cause__ or error  # the client wraps what ends an upload in a RuntimeError
+    status = getattr(getattr(cause, "response", None), "status_code", None)
     if status in (401, 403):
         return WeightsError(
             f"{constants.ENDPOINT} does not let you write to {repo} ({status}).",
             "Log in with `hf auth login`, or set HF_TOKEN to a token that may write there.",
         )
-    detail = f"it answered {status}" if status else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    detail = f"it answered {status}" if status else f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
     return WeightsError(
         f"{repo} was not published on {constants.ENDPOINT} ({detail}).", "Check the connection and try again."
     )

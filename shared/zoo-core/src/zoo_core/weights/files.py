@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,20 @@ def write_tensors(
         seen.add(memory)
     with whole(path, overwrite=overwrite) as aside:
         # by way of bytes, so that a full disk is the OSError that `whole` explains
-        aside.write_bytes(save(plain, metadata={"format": "pt", **metadata}))
+        aside.write_bytes(_settled(save(plain, metadata={"format": "pt", **metadata})))
+
+
+def _settled(data: bytes) -> bytes:
+    """Put the metadata of a safetensors file in order: the library writes them in another one each time.
+
+    The same weights then have the same hash.
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns what follows
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str) -> None:

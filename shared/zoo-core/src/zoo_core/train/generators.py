@@ -32,7 +32,7 @@ def generator_states() -> dict[str, Any]:
         "python": [version, list(numbers), gauss],
         "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}},
         "torch": _hex(torch.get_rng_state()),
-        "cuda": [_hex(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call],
+        "cuda": _cuda_states(),
     }
 
 
@@ -55,6 +55,12 @@ def kept_generators() -> Iterator[None]:
         yield
     finally:
         restore_generators(states)
+
+
+def _cuda_states() -> list[str]:
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return []
+    return [_hex(state) for state in torch.cuda.get_rng_state_all()]
 
 
 def _hex(state: torch.Tensor) -> str:

@@ -8,7 +8,6 @@ is rounded to 8 bits; as many pixels as the scale says are cut from each side; P
 from __future__ import annotations
 
 import hashlib
-import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +18,15 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
 from zoo_core.catalog import CatalogEntry
 from zoo_core.errors import InputError, UsageError, ZooError, did_you_mean
 from zoo_core.evaluate import Check, Report, Way
+from zoo_core.io.images import SUFFIXES, read_image
+from zoo_core.io.inputs import Source
 from zoo_core.io.packs import Example, Pack, find_pack, open_pack, packs_root
+from zoo_core.predict import DTYPES, choose_device
 from zoo_core.train.hardware import describe_hardware
 from zoo_core.train.record import commit, versions
 from zoo_core.weights.build import build
@@ -39,9 +40,7 @@ Enlarge: TypeAlias = Callable[[Pixels], Pixels]
 
 PACKS_BELOW = "sr/eval"
 OFFICIAL_BELOW = "sr/official"  # for parity alone: the authors state no licence, so nothing from here is ever shipped
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 PROTOCOLS = get_args(metrics.Protocol)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DIGITS = {"psnr_y": 3, "ssim_y": 4}
 
 
@@ -147,7 +146,7 @@ def evaluate(
     start = time.perf_counter()
     manifest = entry.manifest
     chosen = _protocol(protocol)
-    where, dtype = _device(device), _dtype(entry, precision)
+    where, dtype = choose_device(device), _dtype(entry, precision)
     scale = int(manifest.outputs.scale or 1)
     pack = open_pack(find_pack(data, below=PACKS_BELOW), plain_column="hr", suffixes=SUFFIXES)
     if limit is not None and limit < 1:
@@ -233,11 +232,16 @@ def pairs(pack: Pack, scale: int, *, limit: int | None = None) -> Iterator[Pair]
 
 
 def _decoded(example: Example, column: str) -> Pixels:
-    try:
-        with Image.open(io.BytesIO(example[column])) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
-        raise InputError(f"{example['name']}, column {column}: not a readable image ({error}).") from error
+    """Read an image as 8-bit RGB: gray is repeated, 16 bits are rounded, transparency does not count."""
+    content = example[column]
+    if not isinstance(content, bytes):
+        raise InputError(
+            f"{example['name']}, column {column}: an encoded image is needed, not {type(content).__name__}."
+        )
+    pixels = read_image(Source(f"{example['name']} (column {column})", data=content)).frames[0].pixels
+    top = {"uint8": 255, "uint16": 65535}.get(pixels.dtype.name, 1)
+    eight_bit = pixels if top == 255 else np.rint(pixels * (255 / top)).astype(np.uint8)
+    return np.broadcast_to(eight_bit, (*eight_bit.shape[:2], 3))
 
 
 def _bicubic(low: Pixels, scale: int) -> Pixels:
@@ -263,7 +267,7 @@ def _printed(entry: CatalogEntry, dataset: str, protocol: str) -> list[Way]:
         for m in entry.manifest.metrics
         if m.by == "paper" and m.dataset == dataset and m.protocol == protocol
     }
-    return [Way("paper", figures, note="as printed")] if figures else []
+    return [Way("paper", figures)] if figures else []
 
 
 def _never_worse(names: Sequence[str], ours: Way, plain: Way) -> Check:
@@ -286,16 +290,6 @@ def _dtype(entry: CatalogEntry, precision: str) -> torch.dtype:
     if precision not in allowed:
         raise UsageError(f"{entry.manifest.id} does not run in {precision!r}.", did_you_mean(precision, allowed))
     return DTYPES[precision]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise UsageError(f"There is no device {name!r}.", did_you_mean(name, ("auto", "cpu", "cuda")))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("PyTorch finds no CUDA device.", "Use --device cpu, or ask `zoo doctor`.")
-    return torch.device(name)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Recognised:
     """What a checkpoint is.
 
     Args:
-        model_id: the model of ours that it fits.
+        model_id: the model of ours that it fits; "" for a network that is known and that no model of ours reads.
         tensors: with our keys; they fit the model exactly, unless `missing` names what they lack.
         what: what it is in a few words, such as `IMDN x4, official checkpoint`.
         missing: keys of the checkpoint's own naming that should be there and are not; if any, this is a near miss.
@@ -75,10 +75,14 @@ def recognise(tensors: dict[str, Tensor], *, origin: str) -> Recognised:
     """
     entries = models()
     near_misses: list[tuple[float, str]] = []
+    strangers: list[str] = []
     for target in sorted({e.manifest.entry.convert for e in entries if e.manifest.entry.convert}):
         recogniser: Recogniser = load_object(target)
         found = recogniser(tensors)
         if found is None:
+            continue
+        if not found.model_id:
+            strangers.append(found.what)
             continue
         if not found.missing:
             _must_fit(found, target)
@@ -92,6 +96,8 @@ def recognise(tensors: dict[str, Tensor], *, origin: str) -> Recognised:
         if fit.exact:
             return Recognised(entry.manifest.id, tensors, f"{entry.manifest.id}, our own keys")
         near_misses.append((fit.likeness, f"{entry.manifest.id}: {fit}"))
+    if strangers:
+        raise WeightsError(f"{origin} is {strangers[0]}: no installed model reads it.", "`zoo list` shows the models.")
     raise _unknown(tensors, near_misses, origin)
 
 

@@ -147,7 +147,7 @@ def test_offline_asks_nothing_and_says_how_to_go_on(world: World) -> None:
         ({"failing_gets": 99}, "answered 500"),
         ({"missing": True}, "no such file"),
         ({"locked": True}, "private or gated"),
-        ({"hang": "question"}, "could not be reached"),
+        ({"hang": "question"}, "could not be fetched"),
         ({"hang": "transfer"}, "stopped sending model.safetensors"),
         ({"no_commit": True}, "does not name a revision (X-Repo-Commit)"),
     ],
@@ -183,7 +183,7 @@ def test_a_dead_hub_is_told_within_seconds(world: World) -> None:
     world.hub.__exit__(None, None, None)
     dead = world.zoo("get", MODEL)
     assert dead.code == 4
-    assert "could not be reached" in dead.err
+    assert "could not be fetched" in dead.err
     assert "--weights FILE" in dead.err
     assert dead.seconds < 10, "the client alone would retry for 23 s without a word"
 

@@ -6,6 +6,7 @@ A package recognises the checkpoints of its models with one function, named by `
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,15 +146,18 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        # weights_only refuses everything but tensors and plain containers
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # weights_only refuses everything but tensors and plain containers; what it warns of is of no use to the user
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} holds more than tensors and plain containers, or is damaged: it was not read.",
             "Where it was made, save the bare state dict: torch.save(model.state_dict(), FILE).",
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged ({str(error).splitlines()[0]}).", "Fetch it again.") from error
+    # on damaged bytes the reader stumbles in many ways, all of which mean the same
+    except Exception as error:
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path} is damaged ({detail}).", "Fetch it again.") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, no dictionary of tensors.")
     return content

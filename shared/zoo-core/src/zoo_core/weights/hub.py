@@ -176,7 +176,7 @@ def _explained(error: Exception, place: str, status: int | None) -> WeightsError
         return WeightsError(f"{error.filename} cannot be written ({error.strerror}).", "Set HF_HOME to another folder.")
     detail = " ".join(str(error).split())[:200] or "no answer in time"
     return WeightsError(
-        f"{hub} could not be reached for {place} ({type(error).__name__}: {detail}).",
+        f"{place} could not be fetched from {hub} ({type(error).__name__}: {detail}).",
         "Check the connection and proxy settings, or give a file with --weights FILE.",
     )
 

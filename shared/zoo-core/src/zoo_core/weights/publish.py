@@ -180,7 +180,7 @@ def golden_difference(module: nn.Module, example: Mapping[str, Tensor], *, what:
 def _impatient() -> Iterator[None]:
     """Let the client wait for an answer no longer than `SILENCE_SECONDS`, and draw bars on terminals alone."""
     from huggingface_hub import get_session
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     session = get_session()
     before = session.timeout

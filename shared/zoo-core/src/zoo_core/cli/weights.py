@@ -35,7 +35,10 @@ def command() -> None:
 @click.argument("glob", required=False)
 @output.format_option
 def list_sets(glob: str | None, out: output.Output) -> None:
-    """Show the weight sets of the installed models (all, or those that match GLOB) and where each lies."""
+    """Show weight sets and where each lies.
+
+    All of the installed models, or of those that match GLOB.
+    """
     rows = [_row(entry, weight_set) for entry, weight_set in _sets(glob)]
     out.table(
         LIST_SCHEMA,
@@ -58,7 +61,7 @@ def list_sets(glob: str | None, out: output.Output) -> None:
 @set_option
 @output.format_option
 def get(ids: tuple[str, ...], set_name: str | None, out: output.Output) -> None:
-    """Fetch the weights of models, verify them, and print where they lie."""
+    """Fetch weights, verify them, print where they lie."""
     from zoo_core.weights.find import find
 
     for entry in [catalog.find(name) for name in ids]:
@@ -87,7 +90,10 @@ def path(model: str, set_name: str | None, weights: Path | None, explain: bool, 
 @click.argument("glob", required=False)
 @output.format_option
 def verify_all(glob: str | None, out: output.Output) -> None:
-    """Hash every weight file that is here (of all models, or those that match GLOB) and compare with the manifests."""
+    """Compare every weight file with its manifest.
+
+    Hashes what is here, of all installed models or of those that match GLOB; fetches and changes nothing.
+    """
     from zoo_core.weights.find import verify
 
     rows: list[dict[str, Any]] = []
@@ -121,7 +127,10 @@ def verify_all(glob: str | None, out: output.Output) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace the file of -o.")
 @output.format_option
 def convert(file: Path, target: Path | None, from_pickle: bool, overwrite: bool, out: output.Output) -> None:
-    """Say what a checkpoint is, and with -o write it as weights that `--weights` takes."""
+    """Say what a checkpoint is; -o writes it with our keys.
+
+    The result is a safetensors file that `--weights` takes.
+    """
     from zoo_core.weights.convert import recognise_file
     from zoo_core.weights.files import sha256_of, write_tensors
 
@@ -170,7 +179,11 @@ def push(
     dry_run: bool,
     out: output.Output,
 ) -> None:
-    """Publish weights on the hub: config.json, model.safetensors, golden.safetensors and a card, in one commit."""
+    """Publish weights on the hub, in one commit.
+
+    Uploads config.json, model.safetensors, golden.safetensors (an input and its output) and a card. Before that, the
+    weights are loaded strictly and must give the golden output.
+    """
     from zoo_core.weights import publish
     from zoo_core.weights.find import find
 

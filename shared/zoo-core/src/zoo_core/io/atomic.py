@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ def whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Args:
         path: the name that the file gets at the end; its folder is made if it is missing.
-        overwrite: whether an existing file is replaced; without it that is an error, also if the file appears meanwhile.
+        overwrite: whether an existing file is replaced; without it that is an error, also if it appears meanwhile.
 
     Yields:
         the path to write to; it exists and is empty. If the block raises, it is removed and `path` stays as it was.
@@ -54,6 +55,40 @@ def whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """The same for a folder of files: fill it aside, and give it its name when it is complete.
+
+    Args:
+        path: the name that the folder gets.
+        overwrite: whether an existing folder is replaced.
+
+    Yields:
+        an empty folder to write to.
+
+    Raises:
+        InputError: `path` exists and `overwrite` is off, or it is a file.
+        ZooError: the folder above cannot be written to, or the disk is full.
+    """
+    make_folder(path.parent)
+    if os.path.lexists(path) and not (overwrite and path.is_dir()):
+        raise _exists(path)
+    aside = path.parent / f".zoo-{os.getpid()}-{secrets.token_hex(4)}.part"
+    try:
+        aside.mkdir()
+        yield aside
+        for file in aside.iterdir():
+            _sync(file)
+        if path.is_dir():
+            shutil.rmtree(path)
+        aside.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -90,13 +125,13 @@ def check_writable(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> int:
     """Remove what killed processes left half-written in a folder, and return how many files that were.
 
-    Only files of this module's own naming that are a day old: a younger one may belong to a running process.
+    Only what has this module's own naming and is a day old: a younger one may belong to a running process.
     """
     removed = 0
     for path in folder.glob(_LEFTOVER):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _LEFTOVER_AGE_SECONDS:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed += 1
     return removed
 

@@ -1,4 +1,4 @@
-"""What a user names as input: files, folders, globs (also quoted ones, as Windows shells leave them) and `-` for stdin."""
+"""What a user names as input: files, folders, globs (also quoted, as Windows shells leave them) and `-` for stdin."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def expand(arguments: Iterable[str | os.PathLike[str]], *, suffixes: Collection[
     """Turn what the user named into inputs, in the given order, each file once.
 
     A folder gives the files directly in it (one level; `folder/**` reaches deeper) whose extension is in `suffixes`, in
-    natural order (`2.png` before `10.png`), hidden ones left out. A glob gives what it matches, by the same rules. A file that
-    is named is taken whatever its extension: its content decides. Nothing here raises: what cannot be used
+    natural order (`2.png` before `10.png`), hidden ones left out. A glob gives what it matches, by the same rules. A
+    file that is named is taken whatever its extension: its content decides. Nothing here raises: what cannot be used
     becomes a Source with a problem, so that the others go on.
 
     Args:
@@ -133,7 +133,7 @@ def _in_folder(folder: Path, suffixes: Collection[str]) -> list[Source]:
 
 
 def _matching(pattern: str, suffixes: Collection[str]) -> list[Source]:
-    paths = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    paths = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (the pattern may be absolute)
     # `*.png` says itself what it wants, `photos/*` means the pictures in there
     any_kind = bool(Path(pattern).suffix)
     hits = [path for path in paths if path.is_file() and (any_kind or _is_wanted(path, suffixes))]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from zoo_core.catalog import CatalogEntry, find, load_object
+from zoo_core.catalog import CatalogEntry, find
 from zoo_core.config import load_recipe
+from zoo_core.errors import WeightsError
 from zoo_core.io.packs import pack_paths
-from zoo_core.train.loop import fit
-from zoo_core.train.recipe import TrainRecipe
-from zoo_core.train.record import RunRecord
-from zoo_sr.data import Crops, Photo, PhotoPool, fingerprint, read_photos
+from zoo_core.train import RunRecord, TrainRecipe, fit, seed_all
+from zoo_core.weights.build import construct
+from zoo_core.weights.files import read_tensors
+from zoo_core.weights.find import find as find_weights
+from zoo_sr.data import Crops, Photo, PhotoPool, fingerprint, read_photos, synthetic_photos
 from zoo_sr.metrics import psnr_y
 from zoo_sr.resize import resize_tensor
 
@@ -23,7 +26,7 @@ from zoo_sr.resize import resize_tensor
 class Recipe(TrainRecipe):
     """The keys of an IMDN recipe beside those of every recipe."""
 
-    packs: tuple[str, ...] = Field(description="training packs: paths, or names below ZOO_PACKS such as sr/train/bsds.parquet")
+    packs: tuple[str, ...] = Field(description="paths, or names below ZOO_PACKS; none: a few synthetic photos")
     patch: int = Field(48, ge=8, description="side of a small patch in pixels")
     learning_rate: float = Field(5e-4, gt=0, description="highest learning rate of Adam")
     final_learning_rate: float = Field(1e-6, gt=0, description="learning rate at the last step; the way down is a cosine")
@@ -36,8 +39,11 @@ class SRTask:
 
     def __init__(self, network: nn.Module, scale: int, recipe: Recipe, device: torch.device) -> None:
         self.module, self.scale, self.recipe, self.device = network, scale, recipe, device
-        paths = pack_paths(recipe.packs)
-        train, self.validation = read_photos(paths, "train"), read_photos(paths, "val")
+        if recipe.packs:
+            paths = pack_paths(recipe.packs)
+            train, self.validation = read_photos(paths, "train"), read_photos(paths, "val")
+        else:
+            train, self.validation = synthetic_photos(8, 128, seed=1), synthetic_photos(2, 64, seed=2)
         self._fingerprint = fingerprint(train)
         self.pool = PhotoPool(train, scale=scale, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed, device=device)
 
@@ -87,3 +93,48 @@ class SRTask:
     def describe(self, step: int) -> str:
         """Name the photos of a batch."""
         return self.pool.describe(step)
+
+
+def start(network: nn.Module, init: Path) -> None:
+    """Load what fits from a weight file or a model id; the layers of another scale keep their fresh weights.
+
+    Raises:
+        WeightsError: fewer than nine in ten tensors fit.
+    """
+    path = init if init.suffix else find_weights(find(str(init))).path
+    tensors, _ = read_tensors(path)
+    own = network.state_dict()
+    fitting = {key: tensor for key, tensor in tensors.items() if key in own and own[key].shape == tensor.shape}
+    if len(fitting) < 0.9 * len(own):
+        raise WeightsError(f"{path}: only {len(fitting)} of {len(own)} tensors fit.", "Start from a model of this family.")
+    network.load_state_dict(fitting, strict=False)
+
+
+def train(
+    entry: CatalogEntry,
+    overrides: list[str],
+    *,
+    recipe: Path | None = None,
+    out: Path,
+    resume: Literal["auto", "never"] | Path = "auto",
+    dry_run: bool = False,
+    smoke: bool = False,
+) -> RunRecord:
+    """Train a model of this package by its recipe.
+
+    Args:
+        entry: the model.
+        overrides: `key=value` over the recipe's keys.
+        recipe: another recipe than the model's own.
+        out: folder of the run.
+        resume: see `zoo_core.train.fit`.
+        dry_run: only say what the run would take.
+        smoke: a run of seconds on synthetic photos.
+    """
+    settings = load_recipe(recipe or entry.recipe_path(), overrides, Recipe, smoke=smoke)
+    device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
+    seed_all(settings.seed)
+    network = construct(entry).to(device, memory_format=torch.channels_last)
+    if settings.init is not None:
+        start(network, settings.init)
+    return fit(SRTask(network, entry.manifest.config.get("scale", 2), settings, device), settings, out, resume=resume, dry_run=dry_run)

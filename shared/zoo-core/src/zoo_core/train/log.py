@@ -147,7 +147,12 @@ class Journal:
         self._note(self.evaluation, "eval", step, metrics)
 
     def _note(self, table: Table, group: str, step: int, row: dict[str, float]) -> None:
-        table.add({"step": step, **row})
+        try:
+            table.add({"step": step, **row})
+        except OSError as error:
+            raise ZooError(
+                f"{table.path} cannot be written ({error.strerror}).", "Free some space and resume."
+            ) from error
         if self._events is not None:
             for name, value in row.items():
                 self._events.add_scalar(f"{group}/{name}", value, step)

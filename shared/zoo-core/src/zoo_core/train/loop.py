@@ -13,7 +13,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from zoo_core.config import dump_recipe, recipe_hash
-from zoo_core.errors import InterruptedRunError, UsageError, ZooError
+from zoo_core.errors import InterruptedRunError, UsageError
 from zoo_core.io.atomic import check_writable, whole
 from zoo_core.train.curves import draw_curves
 from zoo_core.train.ema import Ema
@@ -24,7 +24,7 @@ from zoo_core.train.pace import Pace, duration
 from zoo_core.train.prefetch import Part, prefetched
 from zoo_core.train.recipe import TrainRecipe
 from zoo_core.train.record import RunRecord, Status, commit, now, versions
-from zoo_core.train.resume import check_same_run, optimizer_state, restore_optimizer, starting_point
+from zoo_core.train.resume import check_same_run, finished_record, optimizer_state, restore_optimizer, starting_point
 from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step, check_ways, number_format
@@ -125,6 +125,8 @@ class _Run:
         if checkpoint is not None:
             self._restore(checkpoint)
         done = checkpoint.step if checkpoint else 0
+        if done == self.recipe.steps and (record := finished_record(self.out, self.hash)):
+            return record
         if self.fabric.is_global_zero:
             check_writable(self.out)
             sweep(self.out / "checkpoints")
@@ -133,10 +135,6 @@ class _Run:
         self.journal = self._journal(done)
         try:
             done = self._train(done)
-        except OSError as error:
-            raise ZooError(
-                f"{self.out}: the logs cannot be written ({error.strerror}).", "Free some space and resume."
-            ) from error
         finally:
             if self.journal:
                 self.journal.close()

@@ -11,7 +11,9 @@ from torch.optim import Optimizer
 
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.train.recipe import TrainRecipe
+from zoo_core.train.record import RunRecord
 from zoo_core.train.state import Checkpoint, existing, read_checkpoint, whole_checkpoints
+from zoo_core.weights.files import sha256_of
 
 LOG = logging.getLogger("zoo_core.train")
 
@@ -45,6 +47,16 @@ def starting_point(folder: Path, resume: str | Path, speaks: bool) -> Checkpoint
     if found is not None:
         raise ZooError(f"All checkpoints in {folder} are damaged. {found}", "Start anew in another folder.")
     return None
+
+
+def finished_record(out: Path, recipe_hash: str) -> RunRecord | None:
+    """Return the record of a run that is complete with its weights, so that nothing is done twice."""
+    try:
+        record = RunRecord.model_validate_json((out / "record.json").read_text(encoding="utf-8"))
+        complete = record.weights is not None and sha256_of(out / "weights.safetensors") == record.weights["sha256"]
+    except (OSError, ValueError):
+        return None
+    return record if complete and record.recipe_hash == recipe_hash else None
 
 
 def check_same_run(recipe: TrainRecipe, fingerprint: str, checkpoint: Checkpoint) -> None:

@@ -9,12 +9,13 @@ import traceback
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from zoo_core.errors import UsageError, ZooError, did_you_mean
 from zoo_core.manifest import Manifest, read_manifest
 
 GROUP = "zoo.packages"
+Room: TypeAlias = Literal["model", "predictor", "options", "train", "evaluate", "bench", "convert"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,17 @@ class CatalogEntry:
     def names(self) -> tuple[str, ...]:
         """The id and the aliases."""
         return (self.manifest.id, *self.manifest.aliases)
+
+    def code(self, room: Room) -> Any:
+        """Import what the manifest names for a room.
+
+        Raises:
+            UsageError: the package has nothing there.
+        """
+        target = getattr(self.manifest.entry, room)
+        if target is None:
+            raise UsageError(f"{self.manifest.id} has no code for {room!r}: {self.package} does not offer it.")
+        return load_object(target)
 
     def recipe_path(self) -> Path:
         """Return the recipe that trained this model.

@@ -20,7 +20,7 @@ SCHEMA = "zoo.doctor/1"
 def command(context: click.Context, network: bool, out: output.Output) -> None:
     """Say what is wrong with this environment: exit code 0 if nothing is, 5 otherwise."""
     problems = 0
-    with output.progress("looking", total=None):
+    with output.progress("looking"):
         for finding in doctor.examine(network=network):
             problems += finding.level == "problem"
             out.result(SCHEMA, finding.as_dict(), _text(finding))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -28,11 +27,12 @@ _SAMPLE_NAMES = {
 
 @click.command("info")
 @click.argument("model", metavar="ID|FILE")
+@click.option("--from-pickle", is_flag=True, help="FILE may be a pickle of torch.save: tensors only, no code is run.")
 @output.format_option
-def command(model: str, out: output.Output) -> None:
+def command(model: str, *, from_pickle: bool, out: output.Output) -> None:
     """Show everything about the model ID, or say which model the weights in FILE belong to."""
     if _is_file_name(model):
-        _show_file(Path(model), out)
+        _show_file(Path(model), out, from_pickle=from_pickle)
     else:
         _show_model(catalog.find(model), out)
 
@@ -129,12 +129,12 @@ def _examples(manifest: Manifest) -> Iterator[str]:
         yield f"zoo train {manifest.id} --dry-run"
 
 
-def _show_file(path: Path, out: output.Output) -> None:
+def _show_file(path: Path, out: output.Output, *, from_pickle: bool) -> None:
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file.", "zoo list shows the models that are installed.")
     # imported by name: reading tensors needs torch, and `zoo info ID` must not
-    recognise: Any = catalog.load_object("zoo_core.weights.convert:recognise_file")
-    found = recognise(path)
-    data = {"file": path, "model": found.model_id, "what": found.what}
-    out.result(FILE_SCHEMA, data, f"{path}: {found.what} (model {found.model_id})")
-    output.hint(f"zoo weights convert {path}")
+    found = catalog.load_object("zoo_core.weights.convert:recognise_file")(path, from_pickle=from_pickle)
+    data = {"file": path, "model": found.model_id, "what": found.what, "read_as": found.read_as}
+    out.result(FILE_SCHEMA, data, f"{path}: {found.what} (model {found.model_id}; {found.read_as})")
+    flag = " --from-pickle" if from_pickle else ""
+    output.hint(f"zoo weights convert {path}{flag} -o {found.model_id}.safetensors")

@@ -8,6 +8,7 @@ turns the colour off.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
@@ -19,7 +20,7 @@ from typing import Any, Literal, TextIO, TypeAlias
 
 import click
 
-from zoo_core.errors import ZooError
+from zoo_core.errors import MissingDependencyError, ZooError
 
 Row: TypeAlias = Mapping[str, Any]
 Form: TypeAlias = Literal["human", "json"]
@@ -128,6 +129,8 @@ def fail(error: BaseException, *, debug: bool = False) -> int:
     """Show an error that ended a command, with its trace if asked, and return the exit code."""
     if debug:
         sys.stderr.write("".join(traceback.format_exception(error)))
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        error = MissingDependencyError(f"The module {error.name} is not installed.", "zoo doctor says what is missing.")
     problem(error)
     if isinstance(error, ZooError):
         return error.exit_code
@@ -137,18 +140,17 @@ def fail(error: BaseException, *, debug: bool = False) -> int:
 
 
 @contextmanager
-def progress(what: str, *, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar on stderr while the block runs, if stderr is a terminal.
 
     Args:
         what: label of the bar.
-        total: number of steps, None if unknown.
 
     Yields:
-        a function that is told how many more steps are done.
+        a function that is told how many steps are done, of how many.
     """
     if not sys.stderr.isatty():
-        yield lambda _steps: None
+        yield lambda _done, _total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -159,8 +161,30 @@ def progress(what: str, *, total: int | None) -> Iterator[Callable[[int], None]]
     with Progress(
         *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
     ) as display:
-        bar = display.add_task(what, total=total)
-        yield lambda steps: display.advance(bar, steps)
+        bar = display.add_task(what, total=None)
+        yield lambda done, total: display.update(bar, completed=done, total=total)
+
+
+@contextmanager
+def log_on_stderr(*packages: str) -> Iterator[None]:
+    """Show what these packages log, as training does, as notes and warnings while the block runs."""
+    handler = _LogOnStderr()
+    loggers = [logging.getLogger(name) for name in packages]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+class _LogOnStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[bool] = ()) -> list[str]:

@@ -1,0 +1,94 @@
+"""`zoo eval`: a thin layer over the package's evaluation; `python -m zoo_sr.eval` is the same command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo_core import catalog
+from zoo_core.cli import output
+from zoo_core.errors import InputError
+
+if TYPE_CHECKING:
+    from zoo_core.evaluate import Evaluate, Report
+
+SCHEMA = "zoo.eval/1"
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("eval")
+@click.argument("model", metavar="ID")
+@click.option("--data", required=True, metavar="PATH|NAME", help="A pack (parquet file or folder), or the name of one.")
+@click.option("--weights", type=FILE, help="Measure these weights (safetensors) instead of the published ones.")
+@click.option("--official", type=FILE, help="Also measure the authors' weights (safetensors).")
+@click.option(
+    "--against", multiple=True, metavar="PEER", help="Also measure this peer, if it is installed; repeatable."
+)
+@click.option("--protocol", help="One of the package's protocols; default its first.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first examples.")
+@click.option("--offline", is_flag=True, help="Ask no network for weights.")
+@click.option("-o", "--output", "target", type=FILE, help="Also write the report as JSON to this file.")
+@click.option("--overwrite", is_flag=True, help="Replace the file of -o.")
+@output.format_option
+@click.pass_context
+def command(
+    context: click.Context,
+    model: str,
+    data: str,
+    *,
+    weights: Path | None,
+    official: Path | None,
+    against: tuple[str, ...],
+    protocol: str | None,
+    device: str,
+    precision: str,
+    limit: int | None,
+    offline: bool,
+    target: Path | None,
+    overwrite: bool,
+    out: output.Output,
+) -> None:
+    """Measure the model ID on a pack by the protocol of its paper; exit code 1 if one of the checks fails."""
+    from zoo_core.io.atomic import whole
+
+    entry = catalog.find(model)
+    if target is not None and target.exists() and not overwrite:
+        raise InputError(f"{target} exists already.", "Give --overwrite to replace it.")
+    evaluate: Evaluate = entry.code("evaluate")
+    with output.log_on_stderr("zoo_core", entry.package), output.progress("measuring") as tell:
+        report = evaluate(
+            entry,
+            data,
+            weights=weights,
+            official=official,
+            against=against,
+            protocol=protocol,
+            device=device,
+            precision=precision,
+            limit=limit,
+            offline=offline,
+            progress=tell,
+        )
+    record = report.as_dict()
+    if target is not None:
+        with whole(target, overwrite=overwrite) as path:
+            path.write_text(json.dumps({"schema": SCHEMA, **record}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    out.result(SCHEMA, record, "\n".join(_describe(report)))
+    if not report.passed:
+        context.exit(1)
+
+
+def _describe(report: Report) -> Iterator[str]:
+    yield f"{report.model} on {report.dataset}: n {report.n}, {report.seconds:.1f} s, protocol {report.protocol}"
+    table = report.table()
+    yield from output.aligned(table, right=[False, *[True] * (len(table[0]) - 1)])
+    yield from (f"note: {way.name}: {way.note}" for way in (*report.others, report.ours) if way.note)
+    for check in report.checks:
+        verdict = "holds" if check.passed else "FAILS"
+        yield f"{verdict}: {check.what}{f' ({check.detail})' if check.detail else ''}"

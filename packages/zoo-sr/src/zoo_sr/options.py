@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from zoo_core.options import Options
 
@@ -74,8 +74,8 @@ class SROptions(Options):
     @field_validator("tile")
     @classmethod
     def _tile_has_room(cls, tile: int | Literal["auto"]) -> int | Literal["auto"]:
-        if tile != "auto" and tile < 16:
-            raise ValueError("a tile has at least 16 pixels a side")
+        if tile != "auto" and tile < 32:
+            raise ValueError("a tile has at least 32 pixels a side")
         return tile
 
     @field_validator("suffix")
@@ -84,3 +84,9 @@ class SROptions(Options):
         if suffix is not None and re.search(r"[/\\\0]", suffix):
             raise ValueError("a suffix is a part of a file name, without slashes")
         return suffix
+
+    @model_validator(mode="after")
+    def _quarters_have_no_other_side(self) -> SROptions:
+        if self.seamless and self.adaptive_cropping:
+            raise ValueError("--seamless needs the whole image, --adaptive-cropping cuts it")
+        return self

@@ -12,10 +12,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image as pil
-from torch import Tensor, nn
+from torch import nn
 
 from zoo_core.catalog import CatalogEntry, models
-from zoo_core.errors import InputError, UsageError, ZooError
+from zoo_core.errors import InputError, UsageError
 from zoo_core.io.images import SUFFIXES, Frame, Image, Pixels, peek, read_image, sniff
 from zoo_core.io.inputs import Source
 from zoo_core.io.writers import SUFFIX, Format, as_same, holds, losses
@@ -25,8 +25,9 @@ from zoo_sr.alpha import bleed, is_binary
 from zoo_sr.options import SROptions
 from zoo_sr.resize import resize
 from zoo_sr.result import SRResult
-
-_BAND_ROWS = 512  # rows that are rounded at a time: keeps the temporary copies small
+from zoo_sr.source import Output
+from zoo_sr.sweep import NotFiniteError
+from zoo_sr.tiling import bands, plan
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,24 @@ class Planes:
 
     colours: Pixels
     alpha: Pixels | None
+
+
+class _Work:
+    """Counts the runs of the network over one input, for progress and for the result."""
+
+    def __init__(self, runs: int, progress: Progress) -> None:
+        self.runs, self.progress = runs, progress
+        self.done, self.tiles = 0, 1
+        self.notes: list[str] = []
+
+    def step(self, done: int, total: int) -> None:
+        """Take note of how far the present run is."""
+        self.progress(min(1.0, (self.done + done / total) / self.runs))
+
+    def finish_run(self, tiles: int) -> None:
+        """Take note that a run over `tiles` tiles is complete."""
+        self.done += 1
+        self.tiles = max(self.tiles, tiles)
 
 
 @dataclass(frozen=True)
@@ -107,21 +126,14 @@ class SRPredictor(Predictor[Image, list[Planes], Enlarged]):
     def forward(self, prepared: list[Planes], *, progress: Progress = silent) -> Enlarged:
         """Enlarge every plane by itself: the gates pool over one image, so no two images share a batch."""
         start = time.perf_counter()
-        count = sum(1 + (planes.alpha is not None) for planes in prepared)
-        notes: list[str] = []
-        done, frames = 0, []
+        work = _Work(sum(1 + (planes.alpha is not None) for planes in prepared) * self._runs(), progress)
+        frames = []
         for planes in prepared:
-            outputs: list[Pixels | None] = []
-            for plane in (planes.colours, planes.alpha):
-                if plane is None:
-                    outputs.append(None)
-                    continue
-                outputs.append(self._enlarge(plane, notes))
-                done += 1
-                progress(done / count)
-            colours, alpha = outputs
-            frames.append(Planes(cast(Pixels, colours), alpha))
-        return Enlarged(tuple(frames), 1, True, time.perf_counter() - start, tuple(dict.fromkeys(notes)))
+            colours = self._enlarge(planes.colours, work)
+            alpha = None if planes.alpha is None else self._enlarge(planes.alpha, work)
+            frames.append(Planes(colours, alpha))
+        exact = not self.options.adaptive_cropping
+        return Enlarged(tuple(frames), work.tiles, exact, time.perf_counter() - start, tuple(work.notes))
 
     def finish(self, item: Image, output: Enlarged) -> SRResult:
         """Bring the frames to the size that was asked for and put them together with what the file had beside them."""
@@ -173,41 +185,49 @@ class SRPredictor(Predictor[Image, list[Planes], Enlarged]):
             return as_same(read_format, animated=self.options.all_frames)
         return self.options.image_format
 
-    def _enlarge(self, plane: Pixels, notes: list[str]) -> Pixels:
+    def _runs(self) -> int:
+        """How many times the network runs over one plane."""
+        return (8 if self.options.self_ensemble else 1) * (4 if self.options.adaptive_cropping else 1)
+
+    def _enlarge(self, plane: Pixels, work: _Work) -> Pixels:
         """Run the network on one plane (H, W, 1 or 3) and return (s H, s W, 1 or 3) of the same type."""
-        highest = 1.0 if plane.dtype.kind == "f" else float(np.iinfo(plane.dtype).max)
-        image = torch.from_numpy(np.ascontiguousarray(plane.transpose(2, 0, 1))).to(torch.float32)[None]
-        image = image.div_(highest).expand(1, 3, -1, -1)
-        output = self._run(self._quick, image)
-        if self._quick is not self.module and _is_broken(output, image):
-            notes.append(f"{self.precision} gave no valid picture; computed again in fp32")
-            output = self._run(self.module, image)
-        if not torch.isfinite(output).all():
-            raise ZooError(
-                f"{self.manifest.id} gives values that are not finite.", "Its weights are damaged: zoo weights verify."
-            )
-        return _rounded(output[0], plane.dtype, channels=plane.shape[2])
+        if self._quick is not self.module:
+            try:
+                result = self._framed(self._quick, plane, work)
+                if not _is_blank(result, plane):
+                    return result
+            except NotFiniteError:
+                pass
+            work.notes.append(f"{self.precision} gave no valid picture: computed again in fp32")
+        return self._framed(self.module, plane, work)
 
-    def _run(self, module: nn.Module, image: Tensor) -> Tensor:
-        """Enlarge (1, 3, H, W) in [0, 1], float32 on the CPU, to the same kind."""
-        port, options = self.manifest.inputs, self.options
-        dtype = next(module.parameters()).dtype
+    def _framed(self, module: nn.Module, plane: Pixels, work: _Work) -> Pixels:
+        """Enlarge one plane in one precision, averaged over its flips or in quarters if that was asked for."""
+        dtype = np.dtype(np.float32) if self.options.self_ensemble else plane.dtype
 
-        def plain(x: Tensor) -> Tensor:
-            return cast(Tensor, module(x.to(device=self.device, dtype=dtype)).to(device="cpu", dtype=torch.float32))
+        def whole(part: Pixels) -> Pixels:
+            return self._run(module, part, dtype, work)
 
-        run: framing.Enlarge = plain
-        if port.range is not None and port.range[1] != 1:
-            run = framing.scaled(run, port.range[1])
-        if options.adaptive_cropping:
-            run = framing.adaptive_cropping(run, max(4, port.multiple_of), self.factor)
-        elif port.multiple_of > 1:
-            run = framing.to_multiple(run, port.multiple_of, self.factor)
-        if options.seamless:
-            run = framing.seamless(run, self.factor)
-        if options.self_ensemble:
+        run: framing.Enlarge = whole
+        if self.options.adaptive_cropping:
+            run = framing.adaptive_cropping(run, multiple=max(4, self.manifest.inputs.multiple_of))
+        if self.options.self_ensemble:
             run = framing.self_ensemble(run)
-        return run(image)
+        return _rounded(run(plane), plane.dtype)
+
+    def _run(self, module: nn.Module, plane: Pixels, dtype: np.dtype[Any], work: _Work) -> Pixels:
+        """Enlarge (H, W, 1 or 3); a gray one is run as three equal channels, whose mean is the result."""
+        height, width, channels = plane.shape
+        image = plane if channels == 3 else np.repeat(plane, 3, axis=2)
+        wrap = self.options.seamless
+        way = plan(module, height, width, tile=self.options.tile, wrap=wrap)
+        result = np.empty((*way.output_shape, channels), dtype)
+        output: Output = "float32" if channels == 1 else cast(Output, dtype.name)
+        for top, band in bands(module, image, way=way, output=output, wrap=wrap, progress=work.step):
+            values = cast(Pixels, band if channels == 3 else band.mean(axis=2, keepdims=True))
+            result[top : top + len(band)] = _rounded(values, dtype)
+        work.finish_run(way.tiles)
+        return result
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) that the options ask for."""
@@ -308,23 +328,18 @@ def _resized(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
     return pixels if size is None or pixels.shape[:2] == size else cast(Pixels, resize(pixels, size=size))
 
 
-def _is_broken(output: Tensor, image: Tensor) -> bool:
-    """Whether an output holds NaN or infinity, or one single value where the image has several."""
-    if not torch.isfinite(output).all():
-        return True
-    low, high = output.aminmax()
-    return bool(low == high) and bool(image.amin() != image.amax())
+def _is_blank(result: Pixels, plane: Pixels) -> bool:
+    """Whether a result has one single value although the image clearly has several."""
+    highest = 1 if plane.dtype.kind == "f" else np.iinfo(plane.dtype).max
+    return bool(result.min() == result.max()) and float(plane.max()) - float(plane.min()) > 0.03 * highest
 
 
-def _rounded(output: Tensor, dtype: Any, *, channels: int) -> Pixels:
-    """Return (3, H, W) as (H, W, channels) of the image's type; one channel is the mean of the three."""
-    _, height, width = output.shape
-    result = np.empty((height, width, channels), dtype)
-    highest = 1.0 if result.dtype.kind == "f" else float(np.iinfo(dtype).max)
-    for first in range(0, height, _BAND_ROWS):
-        band = output[:, first : first + _BAND_ROWS]
-        band = (band if channels == 3 else band.mean(0, keepdim=True)).clamp(0, 1).mul_(highest)
-        if result.dtype.kind != "f":
-            band = band.round_()
-        result[first : first + _BAND_ROWS] = band.permute(1, 2, 0).numpy()
+def _rounded(values: Pixels, dtype: np.dtype[Any]) -> Pixels:
+    """Return floats in about [0, 1] as an image of that type; what has the type already is left alone."""
+    if dtype.kind == "f":
+        return np.clip(values, 0, 1) if values.dtype.kind == "f" else values
+    if values.dtype == dtype:
+        return values
+    highest = np.iinfo(dtype).max
+    result: Pixels = np.rint(np.clip(values, 0, 1) * np.float32(highest)).astype(dtype)
     return result

@@ -133,7 +133,7 @@ class SRResult:
         halves = [to_pil(frame, opaque=True).convert("RGB").resize(size) for frame in (bicubic, after)]
         bar = max(18, size[1] // 24)
         font = ImageFont.load_default(size=round(bar * 0.62))
-        labels = [f"bicubic x{self.scale:g}", f"{self.model} x{self.scale:g}"]
+        labels = ["bicubic", self.model]
         cell = max(size[0], *(round(font.getlength(label)) + bar for label in labels))
         sheet = pil.new("RGB", (2 * cell + 4, size[1] + bar), "white")
         pen = ImageDraw.Draw(sheet)

@@ -44,7 +44,8 @@ def load(tmp_path: Path, text: str, *overrides: str, smoke: bool = False) -> Sch
     ("text", "value"),
     [
         ("1e-3", 1e-3), ("1E5", 1e5), ("1.", 1.0), (".5", 0.5), ("-.inf", float("-inf")), ("12", 12), ("010", 10),
-        ("no", "no"), ("on", "on"), ("off", "off"), ("y", "y"), ("true", True), ("False", False), ("~", None), ("", None),
+        ("no", "no"), ("on", "on"), ("off", "off"), ("y", "y"), ("true", True), ("False", False), ("~", None),
+        ("", None),
         ("2024-01-01", "2024-01-01"), ("1:30", "1:30"), ("1_000", "1_000"), ("0x1f", "0x1f"), ("1.2.3", "1.2.3"),
         ("'12'", "12"), ("[1, 2e-1]", [1, 0.2]), ("{a: no}", {"a": "no"}), ("<<", "<<"),
     ],
@@ -145,5 +146,8 @@ def test_the_hash_leaves_out_what_it_is_told_to() -> None:
 
 def test_recipes_need_no_torch() -> None:
     # a wrong key must show in a tenth of a second, not after importing a deep learning framework
-    code = "import sys, zoo_core.config, zoo_core.train.recipe; sys.exit(bool({'torch', 'numpy', 'lightning'} & set(sys.modules)))"
+    code = (
+        "import sys, zoo_core.config, zoo_core.train.recipe\n"
+        "sys.exit(bool({'torch', 'numpy', 'lightning'} & set(sys.modules)))"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

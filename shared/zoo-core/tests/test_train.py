@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zoo_core.config import load_recipe
-from zoo_core.errors import UsageError
+from zoo_core.errors import MissingDependencyError, UsageError
 from zoo_core.train import Order, RunRecord, TrainRecipe, fit, seed_all, step_generator
 from zoo_core.train.curves import draw_curves
 from zoo_core.train.ema import Ema
@@ -31,7 +36,7 @@ from zoo_core.train.prefetch import Part, prefetched
 from zoo_core.train.resume import optimizer_state, restore_optimizer
 from zoo_core.train.structure import map_tensors, tensors_in
 
-# -- order ------------------------------------------------------------------------------------------------------------
+# -- order -------------------------------------------------------------------------------------------------------------
 
 
 @given(n=st.integers(1, 50), batch=st.integers(1, 70), seed=st.integers(0, 2**40))
@@ -76,7 +81,7 @@ def test_an_empty_data_set_is_refused() -> None:
         Order(0, 4, 0)
 
 
-# -- prefetch and structure ---------------------------------------------------------------------------------------------
+# -- prefetch and structure --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("workers", "kind"), [(0, "process"), (1, "thread"), (4, "thread"), (2, "process")])
@@ -84,6 +89,42 @@ def test_workers_change_nothing(workers: int, kind: Any) -> None:
     order = Order(103, 16, 0)
     made = list(prefetched(order.indices, range(3, 23), workers=workers, kind=kind))
     assert [batch.tolist() for batch in made] == [order.indices(step).tolist() for step in range(3, 23)]
+
+
+WORKERS = """
+import multiprocessing, sys, time
+from zoo_core.train.order import Order
+from zoo_core.train.prefetch import prefetched
+if __name__ == "__main__":
+    batches = prefetched(Order(9, 2, 0).indices, range(10**9), workers=1)
+    next(batches)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_outlive_signals_but_not_their_parent(tmp_path: Path) -> None:
+    # else kill -9 would leave processes behind, and Ctrl-C would break the batches before the state is saved
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker, number)
+        time.sleep(0.2)
+        os.kill(worker, 0)
+        process.kill()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            # an orphan that nobody collects stays in the table as a zombie
+            if f"{worker} " not in (stat := Path(f"/proc/{worker}/stat").read_text()) or ") Z " in stat:
+                return
+        except OSError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker is still there")
 
 
 def test_a_failing_batch_is_an_error_in_its_place() -> None:
@@ -131,7 +172,7 @@ def test_parts_of_a_batch_make_it_whole() -> None:
     assert all(part["weight"] == 0.5 for part in parts)
 
 
-# -- weights, optimiser, generators -------------------------------------------------------------------------------------
+# -- weights, optimiser, generators ------------------------------------------------------------------------------------
 
 
 def test_ema_equals_its_closed_form() -> None:
@@ -210,7 +251,7 @@ def test_generators_go_through_json() -> None:
     assert draw() != one
 
 
-# -- logs ---------------------------------------------------------------------------------------------------------------
+# -- logs --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_table_forgets_what_is_repeated_and_what_is_torn(tmp_path: Path) -> None:
@@ -231,6 +272,13 @@ def test_a_table_forgets_what_is_repeated_and_what_is_torn(tmp_path: Path) -> No
     assert read_table(path) == []
 
 
+def test_tensorboard_is_named_when_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    recipe = line_recipe(tensorboard=True)
+    with pytest.raises(MissingDependencyError, match="pip install tensorboard"):
+        fit(Line(recipe), recipe, tmp_path / "run")
+
+
 def test_curves_are_well_formed(tmp_path: Path) -> None:
     assert draw_curves(tmp_path) is None
     losses, metrics = Table(tmp_path / "log.csv", after=0), Table(tmp_path / "eval.csv", after=0)
@@ -240,13 +288,13 @@ def test_curves_are_well_formed(tmp_path: Path) -> None:
     path = draw_curves(tmp_path)
     assert path is not None
     text = path.read_text()
-    lines = ET.fromstring(text).findall("{*}polyline")
+    lines = ET.fromstring(text).findall("{*}polyline")  # noqa: S314 (our own text)
     assert len(lines) == 3  # the learning rate is no curve
     assert "loss (logarithmic)" in text
     assert "nan" not in text
 
 
-# -- a whole run --------------------------------------------------------------------------------------------------------
+# -- a whole run -------------------------------------------------------------------------------------------------------
 
 
 class Line:

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped, starved of disk or given damaged files ends as if nothing had happened, or says what is wrong."""
+"""A run that is killed, stopped, out of disk or given damaged files ends as if nothing had been, or says why not."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return out
 
 
-# -- killed -----------------------------------------------------------------------------------------------------------
+# -- killed ------------------------------------------------------------------------------------------------------------
 
 
 def test_killed_twenty_times_the_run_ends_bit_equal(tmp_path: Path, drive: Drive) -> None:
@@ -156,7 +156,7 @@ def test_signal_handlers_are_put_back(tmp_path: Path, undisturbed: Path) -> None
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-# -- damaged and full ---------------------------------------------------------------------------------------------------
+# -- damaged and full --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "short file", "lost file", "no checksums", "broken checksums"])
@@ -236,7 +236,7 @@ def test_nan_stops_and_names_step_and_samples(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
-# -- resumed otherwise --------------------------------------------------------------------------------------------------
+# -- resumed otherwise -------------------------------------------------------------------------------------------------
 
 
 def test_another_recipe_is_refused_by_key(half_way: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, undisturbed: Path) 
     assert same(tmp_path / "run", undisturbed)
 
 
-# -- several processes --------------------------------------------------------------------------------------------------
+# -- several processes -------------------------------------------------------------------------------------------------
 
 
 def test_two_processes_train_as_one(tmp_path: Path, drive: Drive) -> None:

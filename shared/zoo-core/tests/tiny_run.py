@@ -1,8 +1,8 @@
 """A tiny training problem, and a driver that runs sessions of it in forked processes and disturbs them.
 
-Run as a program because a fork is only safe from a process that has done nothing but imports; and forks, because each session
-then costs milliseconds instead of the seconds that importing Lightning takes. Reads one JSON list a line (verb, folder,
-argument, recipe keys) and answers each with a JSON object.
+Run as a program because a fork is only safe from a process that has done nothing but imports; and forks, because each
+session then costs milliseconds instead of the seconds that importing Lightning takes. Reads one JSON list a line (verb,
+folder, argument, recipe keys) and answers each with a JSON object.
 """
 
 from __future__ import annotations

@@ -95,7 +95,9 @@ def parse_yaml(text: str, *, origin: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}:" if mark is not None else ""
         problem = getattr(error, "problem", None) or type(error).__name__
-        raise UsageError(f"{origin}:{place} {problem}.", "See docs/train.md for what a recipe looks like.") from error
+        raise UsageError(
+            f"{origin}:{place} {problem}.", "A recipe is `key: value` lines and sections of them."
+        ) from error
 
 
 def load_recipe(path: Path, overrides: Collection[str], schema: type[RecipeT], *, smoke: bool = False) -> RecipeT:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from zoo_core.train.structure import map_tensors
@@ -17,12 +20,24 @@ _make: Callable[[int], Any] | None = None
 
 
 def _keep(make: Callable[[int], Any]) -> None:
-    """Start a worker process: it gets the batch maker once, and one thread, since there are several workers."""
+    """Start a worker process: it gets the batch maker once, and one thread, since there are several workers.
+
+    Ctrl-C reaches a whole process group, but the training process must be able to finish its step, so workers do not
+    listen; they end with it, also when it is killed.
+    """
     global _make
     _make = make
-    import torch
-
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _call(step: int) -> Any:
@@ -61,7 +76,7 @@ def prefetched(
         while ahead:
             yield ahead.popleft().result()
     finally:
-        pool.shutdown(wait=kind == "thread" or os.name != "nt", cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 class Part:

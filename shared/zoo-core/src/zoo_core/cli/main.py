@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str], *, debug: bool) -> int:
     try:
-        outcome: Any = zoo.main(arguments, prog_name="zoo", standalone_mode=False)
+        outcome: Any = zoo.main(arguments, prog_name="zoo", standalone_mode=False, obj={"debug": debug})
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         output.note(error.format_message())

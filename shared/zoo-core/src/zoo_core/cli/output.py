@@ -115,8 +115,10 @@ def hint(command: str) -> None:
     _tell(command, label="next:", colour="cyan")
 
 
-def problem(error: BaseException) -> None:
-    """Say what went wrong and, on a second line, what to do about it."""
+def problem(error: BaseException, *, trace: bool = False) -> None:
+    """Say what went wrong and, on a second line, what to do about it; with `trace` first how it came about."""
+    if trace:
+        sys.stderr.write("".join(traceback.format_exception(error)))
     if isinstance(error, ZooError):
         _tell(error.message, label="error:", colour="red")
         if error.remedy:
@@ -127,11 +129,13 @@ def problem(error: BaseException) -> None:
 
 def fail(error: BaseException, *, debug: bool = False) -> int:
     """Show an error that ended a command, with its trace if asked, and return the exit code."""
-    if debug:
-        sys.stderr.write("".join(traceback.format_exception(error)))
     if isinstance(error, ModuleNotFoundError) and error.name:
-        error = MissingDependencyError(f"The module {error.name} is not installed.", "zoo doctor says what is missing.")
-    problem(error)
+        missing = MissingDependencyError(
+            f"The module {error.name} is not installed.", "zoo doctor says what is missing."
+        )
+        missing.__cause__ = error
+        error = missing
+    problem(error, trace=debug)
     if isinstance(error, ZooError):
         return error.exit_code
     if not debug:
@@ -140,7 +144,7 @@ def fail(error: BaseException, *, debug: bool = False) -> int:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str) -> Iterator[Callable[[float, float], None]]:
     """Show a progress bar on stderr while the block runs, if stderr is a terminal.
 
     Args:

@@ -1,0 +1,113 @@
+"""Command line options made from a package's options class, so that each is described and checked in one place."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from click.core import ParameterSource
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from zoo_core.errors import ZooError
+
+# keeps the names of the model's options apart from those of the command
+_PREFIX = "model_option_"
+
+
+def click_options(schema: type[BaseModel], *, taken: frozenset[str]) -> list[click.Option]:
+    """Return one click option a field: `image_format` becomes `--image-format`, a bool a flag.
+
+    Args:
+        schema: the options class; the descriptions of its fields become the help.
+        taken: option names of the command itself.
+
+    Raises:
+        ZooError: a field would hide an option of the command.
+    """
+    options = []
+    for name, field in schema.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        if flag in taken:
+            raise ZooError(f"{schema.__module__}:{schema.__name__}.{name} hides {flag} of zoo predict.", "Rename it.")
+        options.append(_option(name, flag, field))
+    return options
+
+
+def chosen(context: click.Context) -> dict[str, Any]:
+    """Return what the user gave of the model's options: field name -> value, not yet checked."""
+    return {
+        name.removeprefix(_PREFIX): value
+        for name, value in context.params.items()
+        if name.startswith(_PREFIX) and context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+
+
+def _option(name: str, flag: str, field: FieldInfo) -> click.Option:
+    kind = _without_none(field.annotation)
+    settings: dict[str, Any] = {"help": _help(field, kind)}
+    if kind is bool and field.default is True:
+        flag = f"{flag}/--no-{flag[2:]}"
+    elif kind is bool:
+        settings["is_flag"] = True
+    elif get_origin(kind) is Literal:
+        settings["type"] = _OneOf({str(value): value for value in get_args(kind)})
+    else:
+        settings["metavar"] = _metavar(kind)
+        settings["multiple"] = get_origin(kind) in (tuple, list)
+    return click.Option([flag, _PREFIX + name], **settings)
+
+
+class _OneOf(click.Choice[str]):
+    """A choice whose members need not be strings."""
+
+    def __init__(self, members: Mapping[str, Any]) -> None:
+        super().__init__(list(members))
+        self.members = members
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.members[super().convert(value, param, ctx)]
+
+
+def _help(field: FieldInfo, kind: Any) -> str:
+    """Return the description with the range and the default."""
+    bounds = {
+        name: getattr(limit, name)
+        for limit in field.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if hasattr(limit, name)
+    }
+    facts = []
+    if "ge" in bounds and "le" in bounds:
+        facts.append(f"{bounds['ge']} to {bounds['le']}")
+    else:
+        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+        facts += [f"{words[name]} {bound}" for name, bound in bounds.items()]
+    if kind is bool:
+        facts += ["default on"] if field.default is True else []
+    elif field.default not in (None, PydanticUndefined):
+        facts.append(f"default {field.default}")
+    text = field.description or ""
+    return f"{text} [{'; '.join(facts)}]" if facts else text
+
+
+def _without_none(annotation: Any) -> Any:
+    """Return `X` for `X | None`, anything else as it is."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        rest = tuple(part for part in get_args(annotation) if part is not type(None))
+        return rest[0] if len(rest) == 1 else Union[rest]  # noqa: UP007 (made at run time)
+    return annotation
+
+
+def _metavar(kind: Any) -> str:
+    """Return what stands for the value in the help, such as `INT|auto`."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return "|".join(_metavar(part) for part in get_args(kind))
+    if get_origin(kind) is Literal:
+        return "|".join(str(value) for value in get_args(kind))
+    if get_origin(kind) in (tuple, list):
+        return _metavar(get_args(kind)[0])
+    return str(getattr(kind, "__name__", "VALUE")).upper()

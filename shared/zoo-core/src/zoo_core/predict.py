@@ -242,7 +242,7 @@ def _read(predictor: Predictor[Any, Any, Any], job: _Job, skip_existing: bool) -
     if job.planned is not None:
         if job.planned.problem is not None and job.source.problem is None:
             raise job.planned.problem
-        if skip_existing and job.planned.path.exists():
+        if skip_existing and os.path.lexists(job.planned.path):
             return []
     return [(item, predictor.prepare(item)) for item in predictor.read(job.source)]
 

@@ -34,7 +34,7 @@ def whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         ZooError: the folder cannot be written to, or the disk is full.
     """
     make_folder(path.parent)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
         raise InputError(f"{path} is a folder; a file cannot be written there.", "Choose another output name.")
     if not overwrite and os.path.lexists(path):
         raise _exists(path)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ from PIL import Image as pil
 
 from zoo_core.errors import InputError, ZooError
 from zoo_core.io.inputs import Source
-from zoo_core.io.sixteen_bit import is_deep, read_deep
+from zoo_core.io.sixteen_bit import TIFF_LAYOUT, is_deep, read_deep
 
 Pixels = NDArray[Any]
 MAX_PIXELS = 100_000_000
@@ -156,7 +157,7 @@ def peek(source: Source) -> Header:
         InputError: as `read_image`.
     """
     image, kind = _open(source, source.read_bytes())
-    with image:
+    with image, _named(source, kind):
         return Header(kind, image.width, image.height, getattr(image, "n_frames", 1))
 
 
@@ -174,25 +175,18 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, all_frames: bool
     data = source.read_bytes()
     image, kind = _open(source, data)
     notes = _extension_notes(source, kind)
-    with image:
+    with image, _named(source, kind):
         count = getattr(image, "n_frames", 1) if all_frames else 1
         _check_size(source, image, count, max_pixels)
         if not all_frames and getattr(image, "is_animated", False):
             notes.append("only the first frame is used; --all-frames takes them all")
-        try:
-            frames, metadata = [], Metadata()
-            for index in range(count):
-                frame = _frame(partial(_at, kind, data, index), image, index, notes)
-                if index == 0:
-                    metadata = _metadata(image, notes)
-                frames.append(_turned(frame, _orientation(image)))
-            loop = int(image.info.get("loop", 0))
-        except ZooError:
-            raise
-        except MemoryError as error:
-            raise InputError(f"{source.name} does not fit into memory.", "Shrink or cut it first.") from error
-        except Exception as error:
-            raise _damaged(source, kind, error) from error
+        frames, metadata = [], Metadata()
+        for index in range(count):
+            frame = _frame(partial(_at, kind, data, index), image, index, notes)
+            frames.append(_turned(frame, _orientation(image)))
+            if index == 0:
+                metadata = _metadata(image, notes)
+        loop = int(image.info.get("loop", 0))
     return Image(tuple(frames), source.name, kind, loop, metadata, tuple(dict.fromkeys(notes)))
 
 
@@ -206,10 +200,25 @@ def _open(source: Source, data: bytes) -> tuple[ImageFile.ImageFile, str]:
             f"{source.name} is not a picture that can be read here: its content is {what}.",
             f"Give one of: {', '.join(_READERS)}.",
         )
-    try:
+    with _named(source, kind):
         return _READERS[kind](io.BytesIO(data)), kind
+
+
+@contextmanager
+def _named(source: Source, kind: str) -> Iterator[None]:
+    """Turn whatever a reader raises on a damaged file into one sentence."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{source.name} does not fit into memory.", "Shrink or cut it first.") from error
     except Exception as error:
-        raise _damaged(source, kind, error) from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{source.name} cannot be decoded as {kind}: {reason[:120]}.",
+            "It is truncated, damaged or of a rare kind: copy it again, or save it as PNG.",
+        ) from error
 
 
 def _at(kind: str, data: bytes, index: int) -> ImageFile.ImageFile:
@@ -238,10 +247,10 @@ def _frame(
     """Decode one frame; `image` is at frame `index` and decoded afterwards, so that its metadata is complete."""
     if index:
         image.seek(index)
-    duration_ms = int(image.info.get("duration", 0) or 0)
     if is_deep(image):
         deep = read_deep(open_again)
         image.load()
+        duration_ms = _duration_ms(image)
         if image.mode == "CMYK":
             raise ValueError("16-bit CMYK: convert it to 16-bit RGB first")
         if deep.shape[2] in {2, 4}:
@@ -249,7 +258,11 @@ def _frame(
         key = image.info.get("transparency")
         return Frame(deep, _keyed(deep, key) if key is not None else None, duration_ms)
     image.load()
-    return replace(_shallow(image, notes), duration_ms=duration_ms)
+    return replace(_shallow(image, notes), duration_ms=_duration_ms(image))
+
+
+def _duration_ms(image: pil.Image) -> int:
+    return int(image.info.get("duration") or 0)  # known once the frame is loaded
 
 
 def _shallow(image: pil.Image, notes: list[str]) -> Frame:
@@ -322,7 +335,8 @@ def _metadata(image: ImageFile.ImageFile, notes: list[str]) -> Metadata:
     exif = None
     try:
         known = image.getexif()
-        known.pop(_ORIENTATION, None)
+        for tag in TIFF_LAYOUT:  # the orientation is one of them
+            known.pop(tag, None)
         exif = known.tobytes() if len(known) else None
     except Exception:
         notes.append("its EXIF block is damaged and was left out")
@@ -364,13 +378,6 @@ def _extension_notes(source: Source, kind: str) -> list[str]:
     if suffix in SUFFIXES and suffix not in EXTENSIONS[kind]:
         return [f"its name ends in {suffix} but its content is {kind}, which counts"]
     return []
-
-
-def _damaged(source: Source, kind: str, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InputError(
-        f"{source.name} cannot be decoded as {kind}: {reason[:120]}.", "It is truncated or damaged: copy it again."
-    )
 
 
 def _is_text(head: bytes) -> bool:

@@ -100,7 +100,7 @@ def expand(arguments: Iterable[str | os.PathLike[str]], *, suffixes: Collection[
         path = Path(text)
         if text == STDIN:
             found.append(_stdin())
-        elif path.is_dir():
+        elif os.path.isdir(text):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
             found += _in_folder(path, suffixes)
         elif not os.path.lexists(path) and glob.has_magic(text):
             found += _matching(text, suffixes)

@@ -11,7 +11,8 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, cast
+from itertools import accumulate
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,31 +22,9 @@ _ROWS = 256  # rows in one step of a writer
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _PNG_COLOUR = {1: 0, 2: 4, 3: 2, 4: 6}
 # how a TIFF lays out its pixels is ours to say; only what describes the picture is carried over from the EXIF block
-_TIFF_LAYOUT = {
-    254,
-    256,
-    257,
-    258,
-    259,
-    262,
-    266,
-    273,
-    274,
-    277,
-    278,
-    279,
-    282,
-    283,
-    284,
-    296,
-    317,
-    322,
-    323,
-    324,
-    325,
-    338,
-    339,
-}
+TIFF_LAYOUT = frozenset(
+    (254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 283, 284, 296, 317, 322, 323, 324, 325, 338, 339)
+)
 _EXIF_IFD, _GPS_IFD = 34665, 34853
 
 
@@ -126,7 +105,7 @@ def write_png(
 
 def write_tiff(
     file: BinaryIO,
-    pixels: NDArray[np.uint16],
+    pixels: NDArray[Any],
     *,
     icc: bytes | None = None,
     exif: bytes | None = None,
@@ -134,33 +113,36 @@ def write_tiff(
     dpi: tuple[float, float] | None = None,
     software: str | None = None,
 ) -> None:
-    """Write (H, W, C) as a 16-bit TIFF, deflated with the horizontal predictor; C is 1, 2, 3 or 4, alpha last."""
+    """Write (H, W, C), uint16 or uint8, as a TIFF, deflated with the horizontal predictor; C is 1 to 4, alpha last.
+
+    Also for 8 bits, because Pillow fails on compressed ones with an EXIF block.
+    """
     from PIL import Image
 
+    if pixels.shape[2] == 2:  # gray with alpha is a kind that Pillow, among others, does not read
+        pixels = pixels[..., [0, 0, 0, 1]]
     height, width, channels = pixels.shape
     tags = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\0\0\0\0")
     if exif:
         known = Image.Exif()
         known.load(exif)
         for tag, value in known.items():
-            if tag not in _TIFF_LAYOUT:
+            if tag not in TIFF_LAYOUT:
                 tags[tag] = known.get_ifd(tag) if tag in {_EXIF_IFD, _GPS_IFD} else value
-    start, offsets, sizes = file.tell(), [], []
-    file.write(b"II*\0\0\0\0\0")
+    strips = []
     for first in range(0, height, _ROWS):
         rows = pixels[first : first + _ROWS]
         steps = rows.copy()
-        steps[:, 1:] -= rows[:, :-1]  # modulo 65536, which is what the predictor is
-        data = zlib.compress(steps.astype("<u2").tobytes(), 6)
-        offsets.append(file.tell() - start)
-        sizes.append(len(data))
-        file.write(data)
-        if len(data) % 2:
-            file.write(b"\0")
-    tags[256], tags[257], tags[258], tags[259] = width, height, (16,) * channels, 8
+        steps[:, 1:] -= rows[:, :-1]  # modulo 65536 (256), which is what the predictor is
+        strips.append(zlib.compress(steps.astype(steps.dtype.newbyteorder("<"), copy=False).tobytes(), 6))
+    # from the end of the tags, where Pillow counts from
+    sizes = [len(strip) for strip in strips]
+    offsets = [0, *accumulate(sizes)][:-1]
+    tags.tagtype[273] = tags.tagtype[279] = 4
+    tags[256], tags[257], tags[258], tags[259] = width, height, (8 * pixels.itemsize,) * channels, 8
     tags[262], tags[273], tags[277], tags[278], tags[279] = 1 if channels < 3 else 2, offsets, channels, _ROWS, sizes
     tags[284], tags[317] = 1, 2
-    if channels in {2, 4}:
+    if channels == 4:
         tags[338] = 2  # alpha, not premultiplied
     if dpi:
         tags[282], tags[283], tags[296] = *dpi, 2
@@ -172,11 +154,9 @@ def write_tiff(
     if xmp:
         tags.tagtype[700] = 1
         tags[700] = xmp
-    place = file.tell() - start
-    file.write(tags.tobytes(place))
-    file.seek(start + 4)
-    file.write(struct.pack("<I", place))
-    file.seek(0, 2)
+    file.write(b"II*\0" + struct.pack("<I", 8) + tags.tobytes(8))
+    for strip in strips:
+        file.write(strip)
 
 
 def _paeth(pixels: NDArray[np.uint16]) -> Iterator[bytes]:

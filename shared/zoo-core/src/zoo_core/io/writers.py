@@ -40,6 +40,8 @@ def losses(image: Image, target: Format) -> list[str]:
         notes.append(f"written with 8 bits a channel, which is what {target} holds here; png and tiff keep 16")
     if target == "jpg" and any(frame.alpha is not None for frame in image.frames):
         notes.append("jpg has no transparency: laid on white")
+    if target == "tiff" and len(image.frames) > 1 and (image.metadata.exif or image.metadata.xmp):
+        notes.append("EXIF and XMP are not written to a tiff of several pages")
     if target == "gif":
         notes.append("gif holds 256 colours a frame; webp and png keep them all")
     return notes
@@ -68,12 +70,13 @@ def write_image(
         )
     first = image.frames[0]
     metadata = stamped(image.metadata, software, first.size)
-    if len(image.frames) == 1 and target in {"png", "tiff"} and first.pixels.dtype != np.uint8:
-        rest: dict[str, Any] = {
-            "icc": metadata.icc, "exif": metadata.exif, "xmp": metadata.xmp, "dpi": metadata.dpi, "software": software,
-        }  # fmt: skip
+    deep = first.pixels.dtype != np.uint8
+    if len(image.frames) == 1 and (target == "tiff" or (target == "png" and deep)):
         write = sixteen_bit.write_png if target == "png" else sixteen_bit.write_tiff
-        write(file, _as_uint16(first.joined()), **rest)
+        pixels = _as_uint16(first.joined()) if deep else first.joined()
+        write(
+            file, pixels, icc=metadata.icc, exif=metadata.exif, xmp=metadata.xmp, dpi=metadata.dpi, software=software
+        )  # fmt: skip
         return
     pictures = [to_pil(frame, opaque=target == "jpg") for frame in image.frames]
     extra = _parameters(metadata, target, quality, software)
@@ -121,7 +124,7 @@ def _parameters(metadata: Metadata, target: Format, quality: int, software: str 
         return {"disposal": 2}
     if metadata.icc:
         extra["icc_profile"] = metadata.icc
-    if metadata.exif:
+    if metadata.exif and target != "tiff":
         extra["exif"] = metadata.exif
     if metadata.dpi and target != "webp":
         extra["dpi"] = metadata.dpi
@@ -139,8 +142,7 @@ def _parameters(metadata: Metadata, target: Format, quality: int, software: str 
         return extra | {"quality": quality, "subsampling": 0 if quality >= 90 else 2, "optimize": False}
     if target == "webp":
         return extra | {"quality": quality, "method": 4}
-    tags = {700: metadata.xmp} if metadata.xmp else {}
-    return extra | {"compression": "tiff_adobe_deflate", "tiffinfo": tags}
+    return extra | {"compression": "tiff_adobe_deflate"}
 
 
 def _as_uint8(pixels: Pixels) -> Pixels:

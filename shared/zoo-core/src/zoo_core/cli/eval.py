@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo_core import catalog
-from zoo_core.cli import output
-from zoo_core.errors import InputError
+from zoo_core.cli import output, record
 
 if TYPE_CHECKING:
     from zoo_core.evaluate import Evaluate, Report
@@ -55,11 +53,8 @@ def command(
     out: output.Output,
 ) -> None:
     """Measure the model ID on a pack by the protocol of its paper; exit code 1 if one of the checks fails."""
-    from zoo_core.io.atomic import whole
-
     entry = catalog.find(model)
-    if target is not None and target.exists() and not overwrite:
-        raise InputError(f"{target} exists already.", "Give --overwrite to replace it.")
+    record.check_free(target, overwrite=overwrite)
     evaluate: Evaluate = entry.code("evaluate")
     with output.log_on_stderr("zoo_core", entry.package), output.progress("measuring") as tell:
         report = evaluate(
@@ -75,11 +70,9 @@ def command(
             offline=offline,
             progress=tell,
         )
-    record = report.as_dict()
-    if target is not None:
-        with whole(target, overwrite=overwrite) as path:
-            path.write_text(json.dumps({"schema": SCHEMA, **record}, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    out.result(SCHEMA, record, "\n".join(_describe(report)))
+    figures = report.as_dict()
+    record.write(target, SCHEMA, figures, overwrite=overwrite)
+    out.result(SCHEMA, figures, "\n".join(_describe(report)))
     if not report.passed:
         context.exit(1)
 

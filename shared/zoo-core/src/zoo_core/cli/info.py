@@ -120,11 +120,18 @@ def _port(port: Port) -> str:
 
 def _examples(manifest: Manifest) -> Iterator[str]:
     if manifest.entry.predictor:
-        sample = _SAMPLE_NAMES.get(manifest.inputs.kind, "input")
+        sample = _SAMPLE_NAMES.get(manifest.inputs.kind, "input.txt")
         own = "" if manifest.weights else " --weights FILE.safetensors"
         yield f"zoo predict {manifest.id} {sample} -o out/{own}"
+        if manifest.entry.options:
+            yield f"zoo predict {manifest.id} --help"
         if manifest.weights:
-            yield f'python -c \'import zoo_core; zoo_core.load("{manifest.id}").predict("{sample}")\''
+            result = f'zoo_core.load("{manifest.id}").predict("{sample}")'
+            use = (
+                f'{result}.save(Path("out.png"))' if manifest.outputs.kind == "image" else f"print({result}.as_dict())"
+            )
+            imports = "from pathlib import Path; import zoo_core" if "Path" in use else "import zoo_core"
+            yield f"python -c '{imports}; {use}'"
     if manifest.entry.train and manifest.recipe:
         yield f"zoo train {manifest.id} --dry-run"
 

@@ -1,0 +1,1 @@
+"""A package for tests of the command: its model counts letters."""

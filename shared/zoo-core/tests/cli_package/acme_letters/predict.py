@@ -54,5 +54,5 @@ class LettersPredictor(Predictor[str, torch.Tensor, torch.Tensor]):
     def finish(self, item: str, output: torch.Tensor) -> Letters:
         return Letters(item, int(output), self.options.model_dump())
 
-    def file_name(self, source: Source) -> str:
-        return f"{source.stem}.count"
+    def file_names(self, source: Source) -> tuple[str, ...]:
+        return (f"{source.stem}.count",)

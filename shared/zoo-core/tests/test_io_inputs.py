@@ -75,8 +75,8 @@ def test_what_is_too_long_is_not_read(tmp_path: Path) -> None:
         source.read_bytes(limit_bytes=0)
 
 
-def same_png(source: Source) -> str:
-    return f"{source.stem}_x4.png"
+def same_png(source: Source) -> tuple[str, ...]:
+    return (f"{source.stem}_x4.png",)
 
 
 def test_inputs_of_one_stem_get_different_files(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_no_two_results_share_a_file(paths: list[str]) -> None:
 
 def test_a_result_never_lands_on_an_input(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
-    (planned,) = plan([Source("a.png", tmp_path / "a.png")], tmp_path, lambda source: "a.png")
+    (planned,) = plan([Source("a.png", tmp_path / "a.png")], tmp_path, lambda source: ("a.png",))
     assert planned.problem is not None
     assert "over an input" in planned.problem.message
 
@@ -107,6 +107,6 @@ def test_results_of_an_earlier_run_are_no_inputs(tmp_path: Path) -> None:
     """`zoo predict imdn-x4 photos -o photos` twice must not enlarge the enlarged."""
     touch(tmp_path, "a.png", "a_x4.png")
     found = plan(expand([tmp_path], suffixes=KINDS), tmp_path, same_png)
-    assert [p.source.stem for p in found] == ["a"]
+    assert [(p.source.stem, p.problem) for p in found] == [("a", None)]
     named = plan(expand([tmp_path / "a_x4.png"], suffixes=KINDS), tmp_path, same_png)
     assert [p.source.stem for p in named] == ["a_x4"]

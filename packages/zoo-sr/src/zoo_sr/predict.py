@@ -22,9 +22,11 @@ from zoo_core.io.writers import SUFFIX, Format, as_same, holds, losses
 from zoo_core.predict import DTYPES, Predictor, Progress, as_source, silent
 from zoo_sr import framing
 from zoo_sr.alpha import bleed, is_binary
+from zoo_sr.backends import fastest
+from zoo_sr.imdn import IMDN
 from zoo_sr.options import SROptions
 from zoo_sr.resize import resize
-from zoo_sr.result import SRResult
+from zoo_sr.result import SRResult, comparison_name
 from zoo_sr.source import Output
 from zoo_sr.sweep import NotFiniteError
 from zoo_sr.tiling import bands, plan
@@ -81,6 +83,7 @@ class SRPredictor(Predictor[Image, list[Planes], Enlarged]):
         self._check_scale()
         # the fp32 module stays: what overflows in half precision is computed again with it
         self._quick = module if precision == "fp32" else copy.deepcopy(module).to(DTYPES[precision])
+        self._stages = fastest(self._quick) if isinstance(self._quick, IMDN) else None
 
     def predict(self, source: Any) -> SRResult:
         """Enlarge one image.
@@ -171,14 +174,16 @@ class SRPredictor(Predictor[Image, list[Planes], Enlarged]):
             options=options,
         )
 
-    def file_name(self, source: Source) -> str:
+    def file_names(self, source: Source) -> tuple[str, ...]:
         """Return the input's stem, the suffix that names the model, and the extension of what is written."""
         kind = sniff(source.head()) or "png"
         suffix = self.options.suffix if self.options.suffix is not None else f"_{self.manifest.id}"
         target = self._format(kind)
         if self.options.all_frames and not holds(target, frames=2) and _frames(source) > 1:
-            return source.stem + suffix  # a folder of numbered files
-        return source.stem + suffix + SUFFIX[target]
+            name = source.stem + suffix  # a folder of numbered files
+        else:
+            name = source.stem + suffix + SUFFIX[target]
+        return (name, comparison_name(name)) if self.options.compare else (name,)
 
     def _format(self, read_format: str) -> Format:
         if self.options.image_format == "same":
@@ -223,7 +228,8 @@ class SRPredictor(Predictor[Image, list[Planes], Enlarged]):
         way = plan(module, height, width, tile=self.options.tile, wrap=wrap)
         result = np.empty((*way.output_shape, channels), dtype)
         output: Output = "float32" if channels == 1 else cast(Output, dtype.name)
-        for top, band in bands(module, image, way=way, output=output, wrap=wrap, progress=work.step):
+        stages = self._stages if module is self._quick else None
+        for top, band in bands(module, image, way=way, output=output, wrap=wrap, stages=stages, progress=work.step):
             values = cast(Pixels, band if channels == 3 else band.mean(axis=2, keepdims=True))
             result[top : top + len(band)] = _rounded(values, dtype)
         work.finish_run(way.tiles)

@@ -94,7 +94,7 @@ class SRResult:
             InputError: the file exists, or the format cannot hold an image of that size.
             ZooError: the folder cannot be written to, or the disk is full.
         """
-        picture = path.with_name(f"{path.stem}_compare.png")
+        picture = path.with_name(comparison_name(path.name))
         if self.options.compare:
             # first the extra, then the result: what --skip-existing finds is complete
             with whole(picture, overwrite=overwrite) as aside:
@@ -142,6 +142,11 @@ class SRResult:
             sheet.paste(half, (left + (cell - size[0]) // 2, bar))
             pen.text((left + cell / 2, bar / 2), label, fill="black", font=font, anchor="mm")
         return sheet
+
+
+def comparison_name(name: str) -> str:
+    """Return the name of the comparison beside a result of that name."""
+    return f"{Path(name).stem}_compare.png"
 
 
 def _enlarged(pixels: Pixels, size: tuple[int, int]) -> Pixels:

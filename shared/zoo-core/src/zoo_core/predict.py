@@ -19,7 +19,7 @@ import torch
 from PIL import Image as pil
 from torch import nn
 
-from zoo_core.catalog import CatalogEntry, find, load_object
+from zoo_core.catalog import CatalogEntry, find
 from zoo_core.errors import InputError, MissingDependencyError, UsageError, ZooError, did_you_mean
 from zoo_core.io.atomic import check_writable, remove_leftovers
 from zoo_core.io.inputs import Source, expand
@@ -113,8 +113,11 @@ class Predictor(ABC, Generic[Item, Prepared, Output]):
         """Turn what was computed into the result. Runs beside the computation of the next input."""
 
     @abstractmethod
-    def file_name(self, source: Source) -> str:
-        """Return the name of the file that the result of an input goes to; needs no decoding and may not fail."""
+    def file_names(self, source: Source) -> tuple[str, ...]:
+        """Return the names of the files that an input gives, first that of the result.
+
+        Needs no decoding and never fails: for an input that cannot be used any name will do.
+        """
 
     def predict(self, source: Any) -> Result:
         """Run on one input: a path, the bytes of a file, or whatever else the package's `read` understands.
@@ -162,12 +165,10 @@ def load(
     from zoo_core.weights.find import find as find_weights
 
     entry = find(model)
-    if entry.manifest.entry.predictor is None:
-        raise UsageError(f"{entry.manifest.id} does not predict.")
-    schema = load_object(entry.manifest.entry.options) if entry.manifest.entry.options else Options
+    kind: type[Predictor[Any, Any, Any]] = entry.code("predictor")
+    schema = entry.code("options") if entry.manifest.entry.options else Options
     chosen = parse_options(schema, options, model=entry.manifest.id)
     place = choose_device(device)
-    kind: type[Predictor[Any, Any, Any]] = load_object(entry.manifest.entry.predictor)
     found = find_weights(entry, weights=Path(weights) if weights else None, set_name=set_name, offline=offline)
     module = build(entry, found, device=place, dtype=torch.float32)
     return kind.open(entry, module, device=place, precision=choose_precision(entry, precision, place), options=chosen)
@@ -206,7 +207,7 @@ def run(
     else:
         check_writable(out)
         remove_leftovers(out)
-        jobs = [_Job(planned.source, planned) for planned in plan(sources, out, predictor.file_name)]
+        jobs = [_Job(planned.source, planned) for planned in plan(sources, out, predictor.file_names)]
     with ThreadPoolExecutor(1, "zoo-read") as reader, ThreadPoolExecutor(1, "zoo-write") as writer:
         ahead: deque[tuple[_Job, Future[list[Any]]]] = deque()
         behind: deque[tuple[_Job, Future[Outcome]]] = deque()
@@ -219,7 +220,7 @@ def run(
                 if ahead:
                     job, ready = ahead.popleft()
                     computed = _compute(predictor, job, ready, progress)
-                    behind.append((job, writer.submit(_finish, predictor, job, computed, overwrite)))
+                    behind.append((job, writer.submit(_finish, predictor, job, computed, overwrite or skip_existing)))
                 # one result waits while the next is computed; the rest are handed out
                 while behind and (len(behind) > 1 or not (ahead or waiting) or behind[0][1].done()):
                     yield behind.popleft()[1].result()
@@ -270,7 +271,10 @@ def _compute(
 
 
 def _finish(predictor: Predictor[Any, Any, Any], job: _Job, computed: _Computed, overwrite: bool) -> Outcome:
-    """Make and save the result. Never raises: an exception becomes the outcome."""
+    """Make and save the result. Never raises: an exception becomes the outcome.
+
+    A run that skips existing results overwrites: the result is not there, and what lies beside it is of a killed run.
+    """
     if computed is None:
         return Outcome(job.source, skipped=True)
     if isinstance(computed, ZooError):

@@ -231,7 +231,7 @@ def _planned(
     if folder is None:
         yield from (Outcome(source, error=source.problem) for source in sources)
         return
-    for planned in plan(sources, folder, predictor.file_name):
+    for planned in plan(sources, folder, predictor.file_names):
         source, path = planned.source, planned.path
         exists = path.exists() and not overwrite
         error = source.problem or planned.problem

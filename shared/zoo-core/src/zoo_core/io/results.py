@@ -20,38 +20,45 @@ class Planned:
     problem: InputError | None = None
 
 
-def plan(sources: Sequence[Source], folder: Path, file_name: Callable[[Source], str]) -> list[Planned]:
+def plan(sources: Sequence[Source], folder: Path, file_names: Callable[[Source], tuple[str, ...]]) -> list[Planned]:
     """Give every input its output file.
 
     Two inputs that would get the same name (a.png and a.jpg, or a.png of two folders) both get a longer one: with the
     extension of the input, then with the name of its folder, then with a number. Inputs that were found in a folder or
-    by a glob and are the outputs of others (from an earlier run into the same folder) are left out.
+    by a glob and are outputs of others (of an earlier run into the same folder) are left out.
 
     Args:
         sources: the inputs, in order.
         folder: where the results go.
-        file_name: the name that the result of an input has when there is no other.
+        file_names: names of the files that an input gives if nothing is in the way; first that of the result, then of
+            what lies beside it.
 
     Returns:
         the plan, in the order of the inputs.
     """
-    names = _distinct(sources, [file_name(source) for source in sources])
-    paths = {_place(source.path) for source in sources if source.path is not None}
-    made_by = {_place(folder / name): source for source, name in zip(sources, names, strict=True)}
+    sources = _without_outputs(sources, folder, [file_names(source) for source in sources])
+    names = _distinct(sources, [file_names(source)[0] for source in sources])
+    inputs = {_place(source.path) for source in sources if source.path is not None}
     planned = []
     for source, name in zip(sources, names, strict=True):
-        maker = made_by.get(_place(source.path)) if source.path is not None else None
-        if maker is not None and maker is not source and not source.named:
-            continue
-        path = folder / name
-        problem = None
-        if _place(path) in paths:
+        path, problem = folder / name, None
+        if _place(path) in inputs:
             problem = InputError(
                 f"The result of {source.name} would be written over an input, {path}.",
                 "Choose another folder with -o, or another --suffix.",
             )
         planned.append(Planned(source, path, problem))
     return planned
+
+
+def _without_outputs(sources: Sequence[Source], folder: Path, files: Sequence[tuple[str, ...]]) -> list[Source]:
+    """Leave out what was found and is made from another input."""
+    maker = {_place(folder / name): source for source, names in zip(sources, files, strict=True) for name in names}
+    return [
+        source
+        for source in sources
+        if source.named or source.path is None or maker.get(_place(source.path), source) is source
+    ]
 
 
 def _distinct(sources: Sequence[Source], names: list[str]) -> list[str]:

@@ -33,7 +33,8 @@ def variants(patch):
 
 
 def test_low_patch_is_a_window_of_the_exactly_reduced_photo():
-    crops = pool(reductions=(1.0,)).batch(0)
+    drawn = pool(reductions=(1.0,))
+    crops = drawn.cut(drawn.draw(0))
     photo = {i: p.pixels[: p.pixels.shape[0] // 2 * 2, : p.pixels.shape[1] // 2 * 2] for i, p in enumerate(PHOTOS)}
     known_low = {i: windows(resize(p, scale=0.5), 12) for i, p in photo.items()}
     known_high = {i: windows(p, 24) for i, p in photo.items()}
@@ -51,7 +52,8 @@ def test_low_patch_is_a_window_of_the_exactly_reduced_photo():
 
 def test_patches_are_aligned_at_every_size():
     smooth = [Photo("ramp", np.add.outer(np.arange(96), np.arange(96)).astype(np.uint8)[..., None].repeat(3, 2))]
-    crops = PhotoPool(smooth, scale=2, patch=12, batch=16, seed=1, device=torch.device("cpu")).batch(3)
+    drawn = PhotoPool(smooth, scale=2, patch=12, batch=16, seed=1, device=torch.device("cpu"))
+    crops = drawn.cut(drawn.draw(3))
     coarse = torch.nn.functional.avg_pool2d(crops.high, 2)
     assert (coarse - crops.low).abs().max() < 1.5 / 255
 
@@ -59,9 +61,9 @@ def test_patches_are_aligned_at_every_size():
 def test_batches_are_a_function_of_seed_and_step_alone():
     one, other = pool(), pool()
     for step in (9, 2):
-        one.batch(step)
-    assert torch.equal(one.batch(4).high, other.batch(4).high)
-    assert not torch.equal(one.batch(4).high, pool(seed=6).batch(4).high)
+        one.draw(step)
+    assert torch.equal(one.draw(4), other.draw(4))
+    assert not torch.equal(one.draw(4), pool(seed=6).draw(4))
 
 
 def test_a_photo_smaller_than_a_patch_is_named():

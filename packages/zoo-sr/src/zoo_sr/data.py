@@ -154,29 +154,28 @@ class PhotoPool:
         self.low_start = pixels.cumsum(0) - pixels
         self.high_start = self.low_start * scale**2
 
-    def batch(self, step: int) -> Crops:
-        """Draw batch number `step`: size, place, flips, transpose and channel order at random."""
-        indices = self.order.indices(step)
-        generator = step_generator(self.seed, step)
-        n = len(indices)
-        draw = torch.rand(n, 6, generator=generator)
-        photo = torch.as_tensor(indices)
-        level = self.first[photo] + (draw[:, 0] * self.counts[photo]).long()
-        rows, columns = self.sizes[level].unbind(1)
-        top = (draw[:, 1] * (rows - self.patch + 1)).long()
-        left = (draw[:, 2] * (columns - self.patch + 1)).long()
-        flips = draw[:, 3:6] < 0.5
-        channels = torch.rand(n, 3, generator=generator).argsort(dim=1)
-        # one transfer for all the numbers
-        numbers = torch.cat(
-            [torch.stack([self.low_start[level], self.high_start[level], top, left, columns], 1), flips.long(), channels], 1
-        ).to(self.device, non_blocking=True)
-        low_start, high_start, top, left, columns = numbers[:, :5].unbind(1)
-        flips, channels = numbers[:, 5:8].bool(), numbers[:, 8:]
-        s = self.scale
-        low = _gather(self.low, low_start, top, left, columns, self.patch, flips, channels)
-        high = _gather(self.high, high_start, top * s, left * s, columns * s, self.patch * s, flips, channels)
-        return Crops(low, high)
+    def draw(self, step: int) -> Tensor:
+        """Draw where the patches of batch `step` lie and how they are turned: size, place, flips, transpose, channel order.
+
+        Returns:
+            (N, 11) int64 on the CPU, a pure function of (seed, step); `cut` turns it into patches.
+        """
+        photo = torch.from_numpy(self.order.indices(step))
+        random = torch.rand(len(photo), 9, generator=step_generator(self.seed, step))
+        level = self.first[photo] + (random[:, 0] * self.counts[photo]).long()
+        sizes = self.sizes[level]
+        place = (random[:, 1:3] * (sizes - self.patch + 1)).long()
+        starts = torch.stack([self.low_start[level], self.high_start[level]], 1)
+        return torch.cat([starts, place, sizes[:, 1:], (random[:, 3:6] < 0.5).long(), random[:, 6:].argsort(dim=1)], 1)
+
+    def cut(self, draws: Tensor) -> Crops:
+        """Cut the drawn patches out of the photos, on the device; a few indexed reads that a CUDA graph can hold."""
+        low_start, high_start, top, left, columns = draws[:, :5].unbind(1)
+        flips, channels, s = draws[:, 5:8].bool(), draws[:, 8:], self.scale
+        return Crops(
+            _gather(self.low, low_start, top, left, columns, self.patch, flips, channels),
+            _gather(self.high, high_start, top * s, left * s, columns * s, self.patch * s, flips, channels),
+        )
 
     def describe(self, step: int) -> str:
         """Name the photos of batch `step`, for messages."""

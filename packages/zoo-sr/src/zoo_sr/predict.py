@@ -19,6 +19,7 @@ from zoo_core.errors import InputError, UsageError
 from zoo_core.io.images import SUFFIXES, Frame, Image, Pixels, peek, read_image, sniff
 from zoo_core.io.inputs import Source
 from zoo_core.io.writers import SUFFIX, Format, as_same, holds, losses
+from zoo_core.options import Options
 from zoo_core.predict import DTYPES, Predictor, Progress, as_source, silent
 from zoo_sr import framing
 from zoo_sr.alpha import bleed, is_binary
@@ -80,10 +81,29 @@ class SRPredictor(Predictor[Image, list[Planes], Enlarged]):
     ) -> None:
         super().__init__(entry, module, device=device, precision=precision, options=options)
         self.factor = int(self.manifest.outputs.scale or 1)
-        self._check_scale()
         # the fp32 module stays: what overflows in half precision is computed again with it
         self._quick = module if precision == "fp32" else copy.deepcopy(module).to(DTYPES[precision])
         self._stages = fastest(self._quick) if isinstance(self._quick, IMDN) else None
+
+    @classmethod
+    def check(cls, entry: CatalogEntry, options: Options) -> None:
+        """Refuse factors that this model cannot reach, and name the model that can."""
+        assert isinstance(options, SROptions)  # noqa: S101 - for the type checker; the manifest names this class
+        factor = entry.manifest.outputs.scale or 1
+        if options.scale is None:
+            return
+        if options.width is not None or options.height is not None:
+            raise UsageError("--scale and --width or --height ask for two sizes.", "Give one of them.")
+        if factor == 1 or options.scale <= factor:
+            return
+        others = [(other.manifest.outputs.scale or 1, other.manifest.id) for other in models(task=entry.manifest.task)]
+        larger = sorted(other for other in others if other[0] >= options.scale)
+        raise UsageError(
+            f"{entry.manifest.id} enlarges {factor:g} times, not {options.scale:g} times.",
+            f"Use {larger[0][1]} instead."
+            if larger
+            else "No model here goes that far; a second run over the result invents more than it shows.",
+        )
 
     def predict(self, source: Any) -> SRResult:
         """Enlarge one image.
@@ -245,27 +265,6 @@ class SRPredictor(Predictor[Image, list[Planes], Enlarged]):
         new_width = options.width or max(1, round(width * cast(int, options.height) / height))
         new_height = options.height or max(1, round(height * new_width / width))
         return new_height, new_width
-
-    def _check_scale(self) -> None:
-        """Refuse factors that this model cannot reach, and name the model that can."""
-        options = self.options
-        if options.scale is None:
-            return
-        if options.width is not None or options.height is not None:
-            raise UsageError("--scale and --width or --height ask for two sizes.", "Give one of them.")
-        if self.factor == 1 or options.scale <= self.factor:
-            return
-        larger = sorted(
-            (entry.manifest.outputs.scale or 1, entry.manifest.id)
-            for entry in models(task=self.manifest.task)
-            if (entry.manifest.outputs.scale or 1) >= options.scale
-        )
-        raise UsageError(
-            f"{self.manifest.id} enlarges {self.factor} times, not {options.scale:g} times.",
-            f"Use {larger[0][1]} instead."
-            if larger
-            else "No model here goes that far; a second run over the result invents more than it shows.",
-        )
 
     def _check_output(self, name: str, height: int, width: int, frames: int) -> None:
         """Refuse a result that is too large, or larger than the model can make it, before anything is decoded."""

@@ -94,7 +94,16 @@ class Predictor(ABC, Generic[Item, Prepared, Output]):
         known = entry.manifest.precisions
         if precision not in known:
             raise UsageError(f"{entry.manifest.id} does not run in {precision}.", did_you_mean(precision, known))
+        cls.check(entry, options)
         return cls(entry, module, device=device, precision=precision, options=options)
+
+    @classmethod
+    def check(cls, entry: CatalogEntry, options: Options) -> None:
+        """Refuse options that do not fit the model, without its weights.
+
+        Raises:
+            UsageError: they do not.
+        """
 
     @abstractmethod
     def read(self, source: Source) -> Iterator[Item]:
@@ -168,6 +177,7 @@ def load(
     kind: type[Predictor[Any, Any, Any]] = entry.code("predictor")
     schema = entry.code("options") if entry.manifest.entry.options else Options
     chosen = parse_options(schema, options, model=entry.manifest.id)
+    kind.check(entry, chosen)  # before weights are fetched
     place = choose_device(device)
     found = find_weights(entry, weights=Path(weights) if weights else None, set_name=set_name, offline=offline)
     module = build(entry, found, device=place, dtype=torch.float32)

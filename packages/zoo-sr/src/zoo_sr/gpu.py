@@ -8,7 +8,9 @@ after them; activations and residuals happen before a result leaves its kernel. 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -43,8 +45,8 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class _Buffers:
-    """Everything that a pass over one image size reads and writes, and the graph that replays it."""
+class Plan:
+    """Everything that a pass over one image size reads and writes; `FusedIMDN.plan` adds how to run it."""
 
     image: Tensor  # (3, H, W): the input
     pixels: Tensor  # map of 16 channels: the input, padded
@@ -55,7 +57,7 @@ class _Buffers:
     gate: Tensor  # (64,)
     scratch: tuple[Tensor, Tensor]
     output: Tensor  # (3, scale H, scale W)
-    graph: torch.cuda.CUDAGraph | None = None
+
 
 
 class FusedIMDN:
@@ -92,7 +94,7 @@ class FusedIMDN:
         self.device, self.dtype, self.output = torch.device(device), dtype, output
         self.scale = module.scale
         self._sizes = sizes
-        self._kept: OrderedDict[tuple[int, int, torch.dtype], _Buffers] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int, torch.dtype], tuple[Plan, Callable[[], None]]] = OrderedDict()
         self._head = self._packed(head, inputs=PIXEL_CHANNELS)
         self._blocks = [self._block(block) for block in module.blocks()]
         self._collect = self._pointwise(cast(nn.Conv2d, module.c[0]))
@@ -110,18 +112,42 @@ class FusedIMDN:
             (N, 3, scale H, scale W) of the type `output`, on the engine's device.
         """
         count, _, height, width = images.shape
-        buffers = self._buffers(height, width, images.dtype)
-        results = torch.empty(count, *buffers.output.shape, dtype=self.output, device=self.device)
+        plan, run = self.plan(height, width, images.dtype)
+        results = torch.empty(count, *plan.output.shape, dtype=self.output, device=self.device)
         for image, result in zip(images, results, strict=True):
-            buffers.image.copy_(image)
-            if buffers.graph is None:
-                self._run(buffers)
-            else:
-                buffers.graph.replay()
-            result.copy_(buffers.output)
+            plan.image.copy_(image)
+            run()
+            result.copy_(plan.output)
         return results
 
-    def _run(self, b: _Buffers) -> None:
+    def plan(self, height: int, width: int, dtype: torch.dtype) -> tuple[Plan, Callable[[], None]]:
+        """Return the buffers of an image size, and what fills `output` from `image`: on CUDA the replay of a graph.
+
+        Made at the first use of a size, which also compiles the kernels: seconds the first time on a machine.
+        """
+        key = (height, width, dtype)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        while len(self._kept) >= self._sizes:
+            self._kept.popitem(last=False)
+        plan = self._allocated(height, width, dtype)
+        run = partial(self._run, plan)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    run()  # compiles the kernels, which a capture could not
+                torch.cuda.current_stream().wait_stream(stream)
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    run()
+            run = graph.replay
+        self._kept[key] = plan, run
+        return plan, run
+
+    def _run(self, b: Plan) -> None:
         """Launch the network once; IMDN.forward, layer by layer, on the buffers."""
         colours = interior(b.pixels)[..., :3]
         if b.image.dtype == torch.uint8:
@@ -130,44 +156,24 @@ class FusedIMDN:
             colours.copy_(b.image.permute(1, 2, 0))
         conv3x3(b.pixels, self._head.weight, self._head.bias, b.hidden[0])
         for i, block in enumerate(self._blocks):
-            c1, c2, c3, c4 = block.refine
-            conv3x3(b.hidden[i], c1.weight, c1.bias, b.u[..., :KEPT], rest=b.rest[0], slope=SLOPE)
-            conv3x3(b.rest[0], c2.weight, c2.bias, b.u[..., KEPT : 2 * KEPT], rest=b.rest[1], slope=SLOPE)
-            conv3x3(b.rest[1], c3.weight, c3.bias, b.u[..., 2 * KEPT : 3 * KEPT], rest=b.rest[0], slope=SLOPE)
-            conv3x3_gate(b.rest[0], c4.weight, c4.bias, b.u, block.attention, b.gate, b.scratch)
-            c5, x, out = block.fuse, b.hidden[i], b.hidden[i + 1]
+            x, (c1, c2, c3, c4) = b.hidden[i], block.refine
+            d1, d2, d3, d4 = b.u.split(KEPT, dim=-1)
+            s1, s2, s3, _ = b.scratch[0].split(KEPT, dim=-1)
+            conv3x3(x, c1.weight, c1.bias, d1, rest=b.rest[0], slope=SLOPE, moments=s1)
+            conv3x3(b.rest[0], c2.weight, c2.bias, d2, rest=b.rest[1], slope=SLOPE, moments=s2)
+            conv3x3(b.rest[1], c3.weight, c3.bias, d3, rest=b.rest[0], slope=SLOPE, moments=s3)
+            conv3x3_gate(b.rest[0], c4.weight, c4.bias, d4, block.attention, b.gate, b.scratch)
+            c5, out = block.fuse, b.hidden[i + 1]
             pointwise(b.u[None], c5.weight, c5.bias, out, gate=b.gate, residual=x)
         pointwise(b.hidden[1:], self._collect.weight, self._collect.bias, b.u, slope=SLOPE)
         conv3x3(b.u, self._last.weight, self._last.bias, b.deep, residual=b.hidden[0])
         conv3x3_shuffle(b.deep, self._tail.weight, self._tail.bias, b.output, scale=self.scale)
 
-    def _buffers(self, height: int, width: int, dtype: torch.dtype) -> _Buffers:
-        """Return the buffers of an image size, with a captured graph on CUDA; make them at first use."""
-        key = (height, width, dtype)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        while len(self._kept) >= self._sizes:
-            self._kept.popitem(last=False)
-        b = self._allocated(height, width, dtype)
-        if self.device.type == "cuda":
-            stream = torch.cuda.Stream(self.device)
-            stream.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(stream):
-                self._run(b)  # compiles the kernels, which a capture could not
-            torch.cuda.current_stream(self.device).wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._run(b)
-            b = _Buffers(**{**vars(b), "graph": graph})
-        self._kept[key] = b
-        return b
-
-    def _allocated(self, height: int, width: int, dtype: torch.dtype) -> _Buffers:
+    def _allocated(self, height: int, width: int, dtype: torch.dtype) -> Plan:
         def maps(count: int, channels: int) -> Tensor:
             return new_maps(count, height, width, channels, dtype=self.dtype, device=self.device)
 
-        return _Buffers(
+        return Plan(
             image=torch.zeros(3, height, width, dtype=dtype, device=self.device),
             pixels=maps(1, PIXEL_CHANNELS)[0],
             hidden=maps(1 + len(self._blocks), CHANNELS),
@@ -175,7 +181,7 @@ class FusedIMDN:
             rest=maps(2, CHANNELS - KEPT),
             deep=maps(1, CHANNELS)[0],
             gate=torch.zeros(CHANNELS, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device),
-            scratch=new_scratch(height, width, CHANNELS, self.device),
+            scratch=new_scratch(height, width, CHANNELS, self.device, torch.promote_types(self.dtype, torch.float32)),
             output=torch.zeros(3, self.scale * height, self.scale * width, dtype=self.output, device=self.device),
         )
 

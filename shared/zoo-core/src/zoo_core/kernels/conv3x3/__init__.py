@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo_core.kernels.conv3x3 import reference
-
-GATE_ROWS, GATE_COLUMNS = 4, 64  # pixels of a program of `conv3x3_gate`: they fix how many partial statistics there are
+from zoo_core.kernels.conv3x3.layout import NEIGHBOURS, programs
 
 torch.library.define(
     "zoo::conv3x3",
-    "(Tensor source, Tensor weight, Tensor bias, Tensor(a!) out, Tensor(b!)? rest, Tensor? residual, float slope) -> ()",
+    "(Tensor source, Tensor weight, Tensor bias, Tensor(a!) out, Tensor(b!)? rest, Tensor? residual, float slope,"
+    " Tensor(c!)? moments) -> ()",
 )
 torch.library.define(
     "zoo::conv3x3_gate",
-    "(Tensor source, Tensor weight, Tensor bias, Tensor(a!) maps, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2,"
-    " Tensor(b!) gate, Tensor(c!) partials, Tensor(d!) ticket) -> ()",
+    "(Tensor source, Tensor weight, Tensor bias, Tensor(a!) out, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2,"
+    " Tensor(b!) gate, Tensor(c!) moments, Tensor(d!) tickets) -> ()",
 )
 torch.library.define(
     "zoo::conv3x3_shuffle", "(Tensor source, Tensor weight, Tensor bias, Tensor(a!) image, int scale) -> ()"
@@ -40,21 +40,22 @@ for _name in ("conv3x3", "conv3x3_gate", "conv3x3_shuffle"):
 
 @torch.library.impl("zoo::conv3x3", "CUDA")
 def _conv3x3_cuda(
-    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, rest: Tensor | None, residual: Tensor | None, slope: float
-) -> None:
+    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, rest: Tensor | None, residual: Tensor | None, slope: float,
+    moments: Tensor | None,
+) -> None:  # fmt: skip
     from zoo_core.kernels.conv3x3 import triton
 
-    triton.conv3x3(source, weight, bias, out, rest, residual, slope)
+    triton.conv3x3(source, weight, bias, out, rest, residual, slope, moments)
 
 
 @torch.library.impl("zoo::conv3x3_gate", "CUDA")
 def _conv3x3_gate_cuda(
-    source: Tensor, weight: Tensor, bias: Tensor, maps: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor,
-    gate: Tensor, partials: Tensor, ticket: Tensor,
+    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor,
+    gate: Tensor, moments: Tensor, tickets: Tensor,
 ) -> None:  # fmt: skip
     from zoo_core.kernels.conv3x3 import triton
 
-    triton.conv3x3_gate(source, weight, bias, maps, weight1, bias1, weight2, bias2, gate, partials, ticket)
+    triton.conv3x3_gate(source, weight, bias, out, weight1, bias1, weight2, bias2, gate, moments, tickets)
 
 
 @torch.library.impl("zoo::conv3x3_shuffle", "CUDA")
@@ -73,6 +74,7 @@ def conv3x3(
     rest: Tensor | None = None,
     residual: Tensor | None = None,
     slope: float = 1.0,
+    moments: Tensor | None = None,
 ) -> None:
     """LeakyReLU(conv(source) + bias) + residual, into the interior of `out`, or of `out` and `rest`.
 
@@ -84,34 +86,36 @@ def conv3x3(
         rest: map of the other channels, or None.
         residual: map (H + 5, W + 2, Cout), or None.
         slope: of the LeakyReLU; 1 means none.
+        moments: where to leave the statistics of the channels of `out` for a later `conv3x3_gate`: these channels (last dimension) of
+            the moments of `new_scratch`. Not together with residual.
     """
-    torch.ops.zoo.conv3x3(source, weight, bias, out, rest, residual, slope)
+    torch.ops.zoo.conv3x3(source, weight, bias, out, rest, residual, slope, moments)
 
 
 def conv3x3_gate(
     source: Tensor,
     weight: Tensor,
     bias: Tensor,
-    maps: Tensor,
+    out: Tensor,
     attention: tuple[Tensor, Tensor, Tensor, Tensor],
     gate: Tensor,
     scratch: tuple[Tensor, Tensor],
 ) -> None:
-    """Complete a map by a convolution, then compute the gates of contrast-aware attention on all of its channels.
+    """out = conv(source) + bias, then the gates of contrast-aware attention over these and earlier channels.
 
-    maps[..., -Cout:] = conv(source) + bias; gate = sigmoid(W2 relu(W1 (mean + std) + b1) + b2), where mean and (population) deviation of
-    every channel of `maps` are over all pixels, in fp32.
+    gate = sigmoid(W2 relu(W1 (mean + std) + b1) + b2), mean and (population) deviation of C channels over all pixels, in fp32: of the
+    first C - Cout from the moments that earlier calls of `conv3x3` left in `scratch`, of the last Cout from this one.
 
     Args:
         source: map (H + 5, W + 2, Cin), as for `conv3x3`.
         weight: (3, 3, Cin, Cout).
         bias: (Cout,), fp32.
-        maps: map (H + 5, W + 2, C); its first C - Cout channels are there already. C and Cout powers of 2 on CUDA.
-        attention: W1 (hidden, C), b1 (hidden,), W2 (C, hidden), b2 (C,), fp32; hidden a power of 2 on CUDA.
+        out: map (H + 5, W + 2, Cout).
+        attention: W1 (hidden, C), b1 (hidden,), W2 (C, hidden), b2 (C,), fp32; C and hidden powers of 2 on CUDA.
         gate: (C,), fp32: the result.
-        scratch: of `new_scratch`; for one call at a time.
+        scratch: of `new_scratch`; for one chain of calls at a time.
     """
-    torch.ops.zoo.conv3x3_gate(source, weight, bias, maps, *attention, gate, *scratch)
+    torch.ops.zoo.conv3x3_gate(source, weight, bias, out, *attention, gate, *scratch)
 
 
 def conv3x3_shuffle(source: Tensor, weight: Tensor, bias: Tensor, image: Tensor, *, scale: int) -> None:
@@ -127,16 +131,18 @@ def conv3x3_shuffle(source: Tensor, weight: Tensor, bias: Tensor, image: Tensor,
     torch.ops.zoo.conv3x3_shuffle(source, weight, bias, image, scale)
 
 
-def programs(height: int, width: int, rows: int = GATE_ROWS, columns: int = GATE_COLUMNS) -> int:
-    """Into how many programs of rows x columns pixels an image is cut."""
-    groups = -(-height // rows)
-    return -(-groups * width // columns)
+def new_scratch(
+    height: int, width: int, channels: int, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Return room for moments, and the counts of programs that have finished, which are zero between calls.
 
-
-def new_scratch(height: int, width: int, channels: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Return room for the partial statistics of `conv3x3_gate`, and its count of finished programs (zero between calls)."""
-    partials = torch.zeros(programs(height, width), 2, channels, dtype=torch.float32, device=device)
-    return partials, torch.zeros(1, dtype=torch.int32, device=device)
+    Returns:
+        moments (programs + neighbourhoods, 2, channels): mean and sum of squared deviations of every program's pixels; and tickets.
+    """
+    number = programs(height, width)
+    neighbourhoods = -(-number // NEIGHBOURS)
+    moments = torch.zeros(number + neighbourhoods, 2, channels, dtype=dtype, device=device)
+    return moments, torch.zeros(1 + neighbourhoods, dtype=torch.int32, device=device)
 
 
 def pack(weight: Tensor, *, inputs: int | None = None) -> Tensor:

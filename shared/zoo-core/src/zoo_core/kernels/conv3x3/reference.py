@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zoo_core.kernels.conv3x3.layout import COLUMNS, ROWS
 from zoo_core.kernels.maps import ROWS_BELOW, interior
 
 
@@ -21,30 +22,54 @@ def _convolve(source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return total
 
 
+def _program_of(height: int, width: int, device: torch.device) -> Tensor:
+    """Number of the program that holds each pixel, (H W,): groups of ROWS rows side by side are one line, cut every COLUMNS."""
+    i = torch.arange(height, device=device)[:, None]
+    j = torch.arange(width, device=device)
+    return ((i // ROWS * width + j) // COLUMNS).flatten()
+
+
+def _leave_moments(y: Tensor, moments: Tensor) -> None:
+    """Write mean and sum of squared deviations per program of y (H, W, C) into the first rows of moments (.., 2, C)."""
+    height, width, channels = y.shape
+    program = _program_of(height, width, y.device)
+    count = torch.bincount(program).to(y.dtype)[:, None]
+    flat = y.reshape(-1, channels)
+    zero = flat.new_zeros(len(count), channels)
+    mean = zero.index_add(0, program, flat) / count
+    moments[: len(count), 0] = mean
+    moments[: len(count), 1] = zero.index_add(0, program, (flat - mean[program]).square())
+
+
 def conv3x3(
-    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, rest: Tensor | None, residual: Tensor | None, slope: float
-) -> None:
+    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, rest: Tensor | None, residual: Tensor | None, slope: float,
+    moments: Tensor | None,
+) -> None:  # fmt: skip
     """See `zoo_core.kernels.conv3x3.conv3x3`."""
+    first = out.shape[-1]
     y = functional.leaky_relu(_convolve(source, weight, bias), slope)
+    if moments is not None:
+        _leave_moments(y[..., :first], moments)
     if residual is not None:
         y = y + interior(residual).to(y.dtype)
-    first = out.shape[-1]
     interior(out).copy_(y[..., :first])
     if rest is not None:
         interior(rest).copy_(y[..., first:])
 
 
 def conv3x3_gate(
-    source: Tensor, weight: Tensor, bias: Tensor, maps: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor,
-    gate: Tensor, partials: Tensor, ticket: Tensor,
+    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor,
+    gate: Tensor, moments: Tensor, tickets: Tensor,
 ) -> None:  # fmt: skip
     """See `zoo_core.kernels.conv3x3.conv3x3_gate`."""
     y = _convolve(source, weight, bias)
-    interior(maps)[..., maps.shape[-1] - y.shape[-1] :].copy_(y)
-    u = torch.cat([interior(maps)[..., : maps.shape[-1] - y.shape[-1]].to(y.dtype), y], dim=-1)
-    mean = u.mean(dim=(0, 1))
-    deviation = (u - mean).square().mean(dim=(0, 1)).sqrt()  # two-pass: E[u^2] - mean^2 would cancel
-    hidden = torch.relu(weight1.to(y.dtype) @ (mean + deviation) + bias1.to(y.dtype))
+    _leave_moments(y, moments[..., moments.shape[-1] - y.shape[-1] :])
+    interior(out).copy_(y)
+    count = torch.bincount(_program_of(y.shape[0], y.shape[1], y.device)).to(y.dtype)[:, None]
+    means, spreads = moments[: len(count)].to(y.dtype).unbind(1)
+    mean = (means * count).sum(0) / count.sum()
+    variance = (spreads + (means - mean).square() * count).sum(0) / count.sum()  # E[u^2] - mean^2 would cancel
+    hidden = torch.relu(weight1.to(y.dtype) @ (mean + variance.sqrt()) + bias1.to(y.dtype))
     gate.copy_(torch.sigmoid(weight2.to(y.dtype) @ hidden + bias2.to(y.dtype)))
 
 

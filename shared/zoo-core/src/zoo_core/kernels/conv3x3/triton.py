@@ -1,54 +1,48 @@
-"""3x3 convolution of a map on tensor cores.
+"""3x3 convolution of a map on tensor cores. Forward only: nothing that uses it is trained through it.
 
-An implicit matrix product per group of R image rows: a program takes R x T output pixels. For each column shift and slice of
-channels it fetches R + 2 rows of T pixels and the three weight slices of that column, and multiplies every row into the (up to three)
-output rows that see it: 3 (R + 2) fetches instead of 9 R. The maps' zero border replaces all masks on loads.
+An implicit matrix product per group of R image rows: a program makes R x T output pixels. For each column shift and slice of channels
+it fetches R + 2 rows of T pixels and the three weight slices of that column, and multiplies every row into the (up to three) output rows
+that see it: 3 (R + 2) fetches instead of 9 R. The maps' zero border replaces all masks on loads.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from zoo_core.kernels.conv3x3 import programs
-from zoo_core.kernels.conv3x3.statistics import merge_and_gate, pixels_of, statistics
+from zoo_core.kernels.conv3x3.layout import COLUMNS, ROWS, programs
+from zoo_core.kernels.conv3x3.statistics import gate_of, moments_of, pixels_of
 from zoo_core.kernels.maps import check_map, size_of
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Shape of a program: R rows of T pixels, slices of `depth` channels a step, pipeline depth, warps, which operand is pixels."""
+    """Shape of a program: rows (1, 2 or 4) of so many pixels, channels a step, pipeline depth, warps."""
 
-    rows: int = 4
-    columns: int = 64
-    depth: int = 32
-    slices: int = 1
+    rows: int = ROWS
+    columns: int = COLUMNS
+    depth: int = 16
     stages: int = 3
     warps: int = 4
-    transposed: bool = False
 
 
 @triton.jit
 def _kernel(
     source, weight, bias, out, rest, residual, H, W, steps, slope,
-    maps, weight1, bias1, weight2, bias2, gate, partials, ticket,
+    moments, weight1, bias1, weight2, bias2, gate, tickets,
     SOURCE_STEP: tl.constexpr, OUT_STEP: tl.constexpr, REST_STEP: tl.constexpr, RESIDUAL_STEP: tl.constexpr,
     CIN: tl.constexpr, COUT: tl.constexpr, SPLIT: tl.constexpr, ACTIVATE: tl.constexpr, ADD: tl.constexpr,
-    SCALE: tl.constexpr, GATE_CHANNELS: tl.constexpr, GATE_HIDDEN: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, SLICES: tl.constexpr, STAGES: tl.constexpr,
-    TRANSPOSED: tl.constexpr, CHAINED: tl.constexpr,
+    SCALE: tl.constexpr, MEASURED: tl.constexpr, HIDDEN: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    if CHAINED:  # started before the kernel that makes our inputs has ended: wait for it here
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     pitch = W + 2
     groups = (H + ROWS - 1) // ROWS
     # groups of ROWS image rows, laid side by side, are one long line; beyond its end the last pixel is repeated
-    t = tl.minimum(tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS), groups * W - 1)
+    line = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    t = tl.minimum(line, groups * W - 1)
     top = t // W * ROWS + 1
     q = top * pitch + t % W + 1  # position in the bordered map
     k = tl.arange(0, DEPTH)
@@ -56,110 +50,79 @@ def _kernel(
     pixels = source + q[:, None] * SOURCE_STEP + k[None, :]
     weights = weight + k[:, None] * COUT + n[None, :]
     row = pitch * SOURCE_STEP
-    SHAPE: tl.constexpr = (COUT, COLUMNS) if TRANSPOSED else (COLUMNS, COUT)
-    y0 = tl.zeros(SHAPE, tl.float32)
-    if ROWS >= 2:
-        y1 = tl.zeros(SHAPE, tl.float32)
-    if ROWS >= 4:
-        y2 = tl.zeros(SHAPE, tl.float32)
-        y3 = tl.zeros(SHAPE, tl.float32)
-    # `steps` is 3 CIN / (DEPTH SLICES), unknown to the compiler: it would unroll, and the code would miss the instruction cache
+    y0 = tl.zeros((COLUMNS, COUT), tl.float32)
+    y1 = tl.zeros((COLUMNS, COUT), tl.float32)  # what ROWS does not need, the compiler drops
+    y2 = tl.zeros((COLUMNS, COUT), tl.float32)
+    y3 = tl.zeros((COLUMNS, COUT), tl.float32)
+    # `steps` is 3 CIN / DEPTH, unknown to the compiler: it would unroll the loop, and 100 kB of code would miss the instruction cache
     for step in tl.range(0, steps, num_stages=STAGES):
-        for part in tl.static_range(SLICES):
-            depth = step * (DEPTH * SLICES) + part * DEPTH
-            dx = depth // CIN
-            c = depth % CIN
-            at = pixels + ((dx - 1) * SOURCE_STEP + c)
-            of = weights + depth * COUT
-            above = tl.load(of)
-            same = tl.load(of + 3 * CIN * COUT)
-            below = tl.load(of + 6 * CIN * COUT)
-            x0 = tl.load(at - row)
-            x1 = tl.load(at)
-            x2 = tl.load(at + row)
-            y0 = _three(x0, x1, x2, above, same, below, y0, TRANSPOSED)
-            if ROWS >= 2:
-                x3 = tl.load(at + 2 * row)
-                y1 = _three(x1, x2, x3, above, same, below, y1, TRANSPOSED)
-            if ROWS >= 4:
-                x4 = tl.load(at + 3 * row)
-                x5 = tl.load(at + 4 * row)
-                y2 = _three(x2, x3, x4, above, same, below, y2, TRANSPOSED)
-                y3 = _three(x3, x4, x5, above, same, below, y3, TRANSPOSED)
-    offset = tl.load(bias + n)
-    if GATE_CHANNELS == 0:
-        for r in tl.static_range(ROWS):
-            y = y0
-            if r == 1:
-                y = y1
-            if r == 2:
-                y = y2
-            if r == 3:
-                y = y3
-            if TRANSPOSED:
-                y = tl.trans(y)
-            y += offset[None, :]
-            if ACTIVATE:
-                y = tl.where(y > 0, y, slope * y)
-            p = (q + r * pitch)[:, None]
-            inside = (top + r <= H)[:, None]
-            if ADD:
-                y += tl.load(residual + p * RESIDUAL_STEP + n[None, :], mask=inside, other=0.0).to(tl.float32)
-            if SCALE > 0:
-                _store_shuffled(y, out, r, groups, H, W, SCALE, ROWS, COLUMNS, COUT)
-            else:
-                to = out + p * OUT_STEP + n[None, :]
-                if SPLIT < COUT:
-                    to = tl.where((n < SPLIT)[None, :], to, rest + p * REST_STEP + (n - SPLIT)[None, :])
-                tl.store(to, y.to(out.dtype.element_ty), mask=inside)
-    else:  # four rows and no activation: store, then take part in the statistics
-        live = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS) < groups * W
-        y0 += offset[None, :]
-        y1 += offset[None, :]
-        y2 += offset[None, :]
-        y3 += offset[None, :]
-        m0 = live[:, None]
-        m1 = m0 & (top + 1 <= H)[:, None]
-        m2 = m0 & (top + 2 <= H)[:, None]
-        m3 = m0 & (top + 3 <= H)[:, None]
-        to = out + q[:, None] * OUT_STEP + n[None, :]
-        tl.store(to, y0.to(out.dtype.element_ty), mask=m0)
-        tl.store(to + pitch * OUT_STEP, y1.to(out.dtype.element_ty), mask=m1)
-        tl.store(to + 2 * pitch * OUT_STEP, y2.to(out.dtype.element_ty), mask=m2)
-        tl.store(to + 3 * pitch * OUT_STEP, y3.to(out.dtype.element_ty), mask=m3)
+        dx = step // (CIN // DEPTH)
+        c = step % (CIN // DEPTH) * DEPTH
+        at = pixels + ((dx - 1) * SOURCE_STEP + c)
+        of = weights + (dx * CIN + c) * COUT
+        above = tl.load(of)
+        same = tl.load(of + 3 * CIN * COUT)
+        below = tl.load(of + 6 * CIN * COUT)
+        x0 = tl.load(at - row)
+        x1 = tl.load(at)
+        x2 = tl.load(at + row)
+        y0 = tl.dot(x2, below, tl.dot(x1, same, tl.dot(x0, above, y0)))
+        if ROWS >= 2:
+            x3 = tl.load(at + 2 * row)
+            y1 = tl.dot(x3, below, tl.dot(x2, same, tl.dot(x1, above, y1)))
+        if ROWS >= 4:
+            x4 = tl.load(at + 3 * row)
+            x5 = tl.load(at + 4 * row)
+            y2 = tl.dot(x4, below, tl.dot(x3, same, tl.dot(x2, above, y2)))
+            y3 = tl.dot(x5, below, tl.dot(x4, same, tl.dot(x3, above, y3)))
+    offset = tl.load(bias + n)[None, :]
+    y0 += offset
+    y1 += offset
+    y2 += offset
+    y3 += offset
+    if ACTIVATE:
+        y0 = tl.where(y0 > 0, y0, slope * y0)
+        y1 = tl.where(y1 > 0, y1, slope * y1)
+        y2 = tl.where(y2 > 0, y2, slope * y2)
+        y3 = tl.where(y3 > 0, y3, slope * y3)
+    for r in tl.static_range(ROWS):
+        y = y0
+        if r == 1:
+            y = y1
+        if r == 2:
+            y = y2
+        if r == 3:
+            y = y3
+        p = (q + r * pitch)[:, None]
+        inside = (top + r <= H)[:, None]
+        if ADD:
+            y += tl.load(residual + p * RESIDUAL_STEP + n[None, :], mask=inside, other=0.0).to(tl.float32)
+        if SCALE > 0:
+            _store_shuffled(y, out, r, groups, H, W, SCALE, ROWS, COLUMNS, COUT)
+        else:
+            to = out + p * OUT_STEP + n[None, :]
+            if SPLIT < COUT:
+                to = tl.where((n < SPLIT)[None, :], to, rest + p * REST_STEP + (n - SPLIT)[None, :])
+            tl.store(to, y.to(out.dtype.element_ty), mask=inside)
+    if MEASURED > 0:  # how many channels the moments hold; ours are the first SPLIT outputs, and stand where `moments` points
         count = pixels_of(tl.program_id(0), groups, H, W, ROWS, COLUMNS).to(tl.float32)
-        program = partials + tl.program_id(0) * (2 * GATE_CHANNELS)
-        own = GATE_CHANNELS - COUT + n
-        mean, spread = statistics(y0, y1, y2, y3, m0, m1, m2, m3, count)
-        tl.store(program + own, mean)
-        tl.store(program + GATE_CHANNELS + own, spread)
-        c = tl.arange(0, GATE_CHANNELS)
-        others = c < GATE_CHANNELS - COUT
-        u = maps + q[:, None] * OUT_STEP + c[None, :]
-        u0 = tl.load(u, mask=m0 & others[None, :], other=0.0).to(tl.float32)
-        u1 = tl.load(u + pitch * OUT_STEP, mask=m1 & others[None, :], other=0.0).to(tl.float32)
-        u2 = tl.load(u + 2 * pitch * OUT_STEP, mask=m2 & others[None, :], other=0.0).to(tl.float32)
-        u3 = tl.load(u + 3 * pitch * OUT_STEP, mask=m3 & others[None, :], other=0.0).to(tl.float32)
-        mean, spread = statistics(u0, u1, u2, u3, m0, m1, m2, m3, count)
-        tl.store(program + c, mean, mask=others)
-        tl.store(program + GATE_CHANNELS + c, spread, mask=others)
-        merge_and_gate(
-            weight1, bias1, weight2, bias2, gate, partials, ticket, groups, H, W,
-            GATE_CHANNELS, GATE_HIDDEN, ROWS, COLUMNS,
-        )  # fmt: skip
+        y0, y1, y2, y3 = _first(y0, SPLIT), _first(y1, SPLIT), _first(y2, SPLIT), _first(y3, SPLIT)
+        mean, spread = moments_of(y0, y1, y2, y3, line < groups * W, H + 1 - top, count)
+        own = moments + tl.program_id(0) * (2 * MEASURED) + tl.arange(0, SPLIT)
+        tl.store(own, mean)
+        tl.store(own + MEASURED, spread)
+    if HIDDEN > 0:
+        first = moments - (MEASURED - SPLIT)
+        gate_of(first, weight1, bias1, weight2, bias2, gate, tickets, groups, H, W, MEASURED, HIDDEN, ROWS, COLUMNS)
 
 
 @triton.jit
-def _three(x0, x1, x2, above, same, below, y, TRANSPOSED: tl.constexpr):
-    """One output row: the products of its three input rows, added to y."""
-    if TRANSPOSED:
-        y = tl.dot(tl.trans(above), tl.trans(x0), y)
-        y = tl.dot(tl.trans(same), tl.trans(x1), y)
-        y = tl.dot(tl.trans(below), tl.trans(x2), y)
-    else:
-        y = tl.dot(x0, above, y)
-        y = tl.dot(x1, same, y)
-        y = tl.dot(x2, below, y)
+def _first(y, N: tl.constexpr):
+    """The first N columns of a tile, N a power of 2: a choice of registers, nothing moves."""
+    if y.shape[1] > N:
+        halves = tl.permute(tl.reshape(y, (y.shape[0], 2, y.shape[1] // 2)), (0, 2, 1))
+        y, _ = tl.split(halves)
+        y = _first(y, N)
     return y
 
 
@@ -189,49 +152,41 @@ def _store_shuffled(
 
 def _launch(
     source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, *, rest: Tensor | None = None, residual: Tensor | None = None,
-    slope: float = 1.0, scale: int = 0, gate: tuple[Tensor, ...] | None = None, maps: Tensor | None = None,
-    tile: Tile | None, chained: bool,
+    slope: float = 1.0, scale: int = 0, moments: Tensor | None = None, gate: tuple[Tensor, ...] | None = None,
+    tile: Tile | None = None,
 ) -> None:  # fmt: skip
     height, width = size_of(source)
     inputs, outputs = weight.shape[2:]
     check_map("source", source, inputs)
     if not weight.is_contiguous() or weight.dtype != source.dtype or inputs % 16 or outputs & (outputs - 1) or outputs < 16:
         raise ValueError(f"weight {tuple(weight.shape)} {weight.dtype}: not packed for this kernel")
-    tile = tile or choose_tile(inputs, outputs)
-    hidden, channels = gate[0].shape if gate else (0, 0)
-    # a CPU tensor means Triton's interpreter, which knows no launch attributes
-    options = {"num_warps": tile.warps, "launch_pdl": chained} if source.is_cuda else {}
+    if tile is None:  # fastest on an H200; two rows where the work is small
+        tile = Tile(rows=2 if inputs == 16 and moments is None else ROWS, depth=32 if inputs % 32 == 0 else 16)
+    if moments is not None and (tile.rows, tile.columns) != (ROWS, COLUMNS):
+        raise ValueError(f"{tile}: the moments are those of {ROWS} x {COLUMNS} pixels")
     _kernel[(programs(height, width, tile.rows, tile.columns),)](
-        source, weight, bias, out, rest, residual, height, width, 3 * inputs // (tile.depth * tile.slices), slope,
-        maps, *(gate or [None] * 7),
+        source, weight, bias, out, rest, residual, height, width, 3 * inputs // tile.depth, slope,
+        moments, *(gate or [None] * 6),
         SOURCE_STEP=source.stride(1), OUT_STEP=0 if scale else out.stride(1),
         REST_STEP=0 if rest is None else rest.stride(1), RESIDUAL_STEP=0 if residual is None else residual.stride(1),
         CIN=inputs, COUT=outputs, SPLIT=outputs if rest is None else out.shape[-1], ACTIVATE=slope != 1.0,
-        ADD=residual is not None, SCALE=scale, GATE_CHANNELS=channels, GATE_HIDDEN=hidden,
-        ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, SLICES=tile.slices, STAGES=tile.stages,
-        TRANSPOSED=tile.transposed, CHAINED=chained and source.is_cuda, **options,
+        ADD=residual is not None, SCALE=scale, MEASURED=0 if moments is None else moments.stride(1),
+        HIDDEN=len(gate[1]) if gate else 0, ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES=tile.stages,
+        num_warps=tile.warps,
     )  # fmt: skip
 
 
-def choose_tile(inputs: int, outputs: int) -> Tile:
-    """Return the tile that was fastest on an H200 for this shape of weights."""
-    if outputs <= 16:
-        return Tile(depth=16, stages=4)
-    return Tile(depth=32 if inputs % 32 == 0 else 16)
-
-
 def conv3x3(
-    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, rest: Tensor | None, residual: Tensor | None, slope: float, *,
-    tile: Tile | None = None, chained: bool = True,
+    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, rest: Tensor | None, residual: Tensor | None, slope: float,
+    moments: Tensor | None, *, tile: Tile | None = None,
 ) -> None:  # fmt: skip
     """See `zoo_core.kernels.conv3x3.conv3x3`.
 
     Args:
         tile: shape of a program; None chooses.
-        chained: let this launch overlap the end of the one before (programmatic dependent launch).
 
     Raises:
-        ValueError: a map or the weight is laid out otherwise than documented.
+        ValueError: a map, the weight or the moments are laid out otherwise than documented.
     """
     outputs = weight.shape[3]
     check_map("out", out, outputs if rest is None else None)
@@ -239,26 +194,26 @@ def conv3x3(
         check_map("rest", rest, outputs - out.shape[-1])
     if residual is not None:
         check_map("residual", residual, outputs)
-    _launch(source, weight, bias, out, rest=rest, residual=residual, slope=slope, tile=tile, chained=chained)
+        if moments is not None:
+            raise ValueError("moments are taken before a residual is added; ask for one of the two")
+    _launch(source, weight, bias, out, rest=rest, residual=residual, slope=slope, moments=moments, tile=tile)
 
 
 def conv3x3_gate(
-    source: Tensor, weight: Tensor, bias: Tensor, maps: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor,
-    gate: Tensor, partials: Tensor, ticket: Tensor, *, tile: Tile | None = None, chained: bool = True,
+    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor,
+    gate: Tensor, moments: Tensor, tickets: Tensor, *, tile: Tile | None = None,
 ) -> None:  # fmt: skip
-    """See `zoo_core.kernels.conv3x3.conv3x3_gate`; Args and Raises as for `conv3x3`; the tile has GATE_ROWS x GATE_COLUMNS."""
-    check_map("maps", maps, weight1.shape[1])
-    own = maps[..., maps.shape[-1] - weight.shape[3] :]
-    values = (weight1, bias1, weight2, bias2, gate, partials, ticket)
-    _launch(source, weight, bias, own, maps=maps, gate=values, tile=tile, chained=chained)
+    """See `zoo_core.kernels.conv3x3.conv3x3_gate`; Args and Raises as for `conv3x3`."""
+    check_map("out", out, weight.shape[3])
+    own = moments[..., moments.shape[-1] - weight.shape[3] :]
+    _launch(
+        source, weight, bias, out, moments=own, gate=(weight1, bias1, weight2, bias2, gate, tickets), tile=tile
+    )  # fmt: skip
 
 
-def conv3x3_shuffle(
-    source: Tensor, weight: Tensor, bias: Tensor, image: Tensor, scale: int, *,
-    tile: Tile | None = None, chained: bool = True,
-) -> None:  # fmt: skip
-    """See `zoo_core.kernels.conv3x3.conv3x3_shuffle`; Args and Raises as for `conv3x3`."""
+def conv3x3_shuffle(source: Tensor, weight: Tensor, bias: Tensor, image: Tensor, scale: int) -> None:
+    """See `zoo_core.kernels.conv3x3.conv3x3_shuffle`; Raises as for `conv3x3`."""
     height, width = size_of(source)
     if image.shape != (3, scale * height, scale * width) or not image.is_contiguous():
         raise ValueError(f"image {tuple(image.shape)}: expected (3, {scale * height}, {scale * width}), contiguous")
-    _launch(source, weight, bias, image, scale=scale, tile=tile, chained=chained)
+    _launch(source, weight, bias, image, scale=scale)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,7 +17,7 @@ DEPTH = 64  # channels a step
 class Tile:
     """Shape of a program: pixels, pipeline depth, warps."""
 
-    pixels: int = 128
+    pixels: int = 64
     stages: int = 3
     warps: int = 4
 
@@ -29,15 +28,14 @@ def _kernel(
     SOURCE_STEP: tl.constexpr, OUT_STEP: tl.constexpr, RESIDUAL_STEP: tl.constexpr,
     GROUP: tl.constexpr, CIN: tl.constexpr, COUT: tl.constexpr,
     GATED: tl.constexpr, ACTIVATE: tl.constexpr, ADD: tl.constexpr,
-    PIXELS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, CHAINED: tl.constexpr,
+    PIXELS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    if CHAINED:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     t = tl.minimum(tl.program_id(0) * PIXELS + tl.arange(0, PIXELS), H * W - 1)
     q = (t // W + 1) * (W + 2) + t % W + 1  # position in the bordered map
     k = tl.arange(0, DEPTH)
     n = tl.arange(0, COUT)
+    if ADD:  # early: its latency hides behind the product's
+        added = tl.load(residual + q[:, None] * RESIDUAL_STEP + n[None, :])
     y = tl.zeros((PIXELS, COUT), tl.float32)
     for step in tl.range(0, CIN // DEPTH, num_stages=STAGES):
         c = step * DEPTH + k
@@ -51,20 +49,19 @@ def _kernel(
     if ACTIVATE:
         y = tl.where(y > 0, y, slope * y)
     if ADD:
-        y += tl.load(residual + q[:, None] * RESIDUAL_STEP + n[None, :]).to(tl.float32)
+        y += added.to(tl.float32)
     inside = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS) < H * W
     tl.store(out + q[:, None] * OUT_STEP + n[None, :], y.to(out.dtype.element_ty), mask=inside[:, None])
 
 
 def pointwise(
     sources: Tensor, weight: Tensor, bias: Tensor, out: Tensor, gate: Tensor | None, residual: Tensor | None, slope: float, *,
-    tile: Tile = Tile(), chained: bool = True,
+    tile: Tile = Tile(),
 ) -> None:  # fmt: skip
     """See `zoo_core.kernels.pointwise.pointwise`.
 
     Args:
         tile: shape of a program.
-        chained: let this launch overlap the end of the one before (programmatic dependent launch).
 
     Raises:
         ValueError: a map or the weight is laid out otherwise than documented.
@@ -81,12 +78,10 @@ def pointwise(
         or outputs & (outputs - 1) or outputs < 16
     ):  # fmt: skip
         raise ValueError(f"weight {tuple(weight.shape)} {weight.dtype}: not packed for this kernel")
-    # a CPU tensor means Triton's interpreter, which knows no launch attributes
-    options = {"num_warps": tile.warps, "launch_pdl": chained} if sources.is_cuda else {}
     _kernel[(triton.cdiv(height * width, tile.pixels),)](
         sources, weight, bias, out, gate, residual, height, width, slope, sources.stride(0),
         SOURCE_STEP=sources.stride(2), OUT_STEP=out.stride(1),
         RESIDUAL_STEP=0 if residual is None else residual.stride(1), GROUP=group, CIN=inputs, COUT=outputs,
         GATED=gate is not None, ACTIVATE=slope != 1.0, ADD=residual is not None,
-        PIXELS=tile.pixels, DEPTH=DEPTH, STAGES=tile.stages, CHAINED=chained and sources.is_cuda, **options,
+        PIXELS=tile.pixels, DEPTH=DEPTH, STAGES=tile.stages, num_warps=tile.warps,
     )  # fmt: skip

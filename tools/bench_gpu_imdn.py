@@ -1,8 +1,9 @@
 """Time IMDN x4 on a CUDA device: plain eager fp32, torch.compile with a CUDA graph in fp16, and the fused engine.
 
-Outputs are compared with float64 before any time is printed; all ways run in turns in one process, timed with events; medians and
-ratios of pairs. Then every kernel of the engine in its place in the graph: time, TFLOP/s, and distance to the floor (the larger of
-operations over 790 TFLOP/s and bytes over 4.2 TB/s, each input read once and each output written once; rates measured on an H200).
+Outputs are compared with float64 before any time is printed; all ways run in turns in one process, timed with events;
+medians and ratios of pairs. Then every kernel of the engine in its place in the graph: time, TFLOP/s, and distance to
+the floor (the larger of operations over 790 TFLOP/s and bytes over 4.2 TB/s, each input read once and each output
+written once; rates measured on an H200).
 
     python tools/bench_gpu_imdn.py [--weights FILE.safetensors] [--image FILE.npy] [--no-compile] [--json FILE]
 
@@ -24,6 +25,7 @@ import torch
 import triton
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from zoo_sr.gpu import FusedIMDN
@@ -91,19 +93,23 @@ def errors(out: Tensor, truth: Tensor) -> dict[str, float]:
     exact = (truth * 255).clamp(0, 255).round()
     if out.dtype == torch.uint8:
         ours = out.double()
-        return {"rms_of_255": (ours - exact).square().mean().sqrt().item(), "bytes_differ": (ours != exact).double().mean().item()}
+        return {
+            "rms_of_255": (ours - exact).square().mean().sqrt().item(),
+            "bytes_differ": (ours != exact).double().mean().item(),
+        }
     ours = (out.double() * 255).clamp(0, 255).round()
     rms = (out.double() - truth).square().mean().sqrt().item() * 255
     return {"rms_of_255": rms, "bytes_differ": (ours != exact).double().mean().item()}
 
 
 def kernels(replay: Callable[[], object], pixels: int, replays: int = 10) -> list[dict[str, float | str]]:
-    """Profile every launch in its place in the graph: median microseconds, gap before it, rate, distance to its floor."""
+    """Profile every launch in its place in the graph: median microseconds, gap before it, rate, times its floor."""
     with profile(activities=[ProfilerActivity.CUDA]) as run:
         for _ in range(replays):
             replay()
         torch.cuda.synchronize()
-    spans = sorted((e.time_range.start, e.time_range.end) for e in run.events() if e.time_range.end > e.time_range.start)
+    on_device = [e for e in run.events() if e.device_type == DeviceType.CUDA]
+    spans = sorted((e.time_range.start, e.time_range.end) for e in on_device)
     wanted = layers()
     if len(spans) != replays * len(wanted):
         return [{"name": f"profiler saw {len(spans)} launches, expected {replays} x {len(wanted)}"}]
@@ -147,7 +153,11 @@ def main() -> None:
     half.load_state_dict(plain.state_dict())
     half = half.half().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     device = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}"
-    record: dict[str, object] = {"device": device, "weights": args.weights.name if args.weights else "random", "sizes": []}
+    record: dict[str, object] = {
+        "device": device,
+        "weights": args.weights.name if args.weights else "random",
+        "sizes": [],
+    }
     print(device)
     for height, width in ODD_SIZES:
         x = picture_chw[:, :, :height, :width].float() / 255
@@ -162,7 +172,10 @@ def main() -> None:
             source = real.half().to(memory_format=torch.channels_last)
             replay, result = graphed(lambda c=compiled, s=source: c(s))  # type: ignore[misc]
             ways["compile + graph fp16"] = (replay, lambda replay=replay, result=result: (replay(), result)[1])  # type: ignore[misc]
-        for name, output, given in (("fused fp16", torch.float16, real.half()), ("fused fp16, bytes in and out", torch.uint8, x)):
+        for name, output, given in (
+            ("fused fp16", torch.float16, real.half()),
+            ("fused fp16, bytes in and out", torch.uint8, x),
+        ):
             fused = FusedIMDN(plain, output=output)
             fused(given)
             ways[name] = (fused.plan(height, width, given.dtype)[1], lambda f=fused, g=given: f(g))  # type: ignore[misc]
@@ -173,11 +186,20 @@ def main() -> None:
             for name, (run, _) in ways.items():
                 times[name].append(milliseconds(run))
         base = times["eager fp32, TF32 off"][5:]
-        print(f"LR {width}x{height}: way, median ms (min..max), paired speed against eager fp32, rms of 255, bytes that differ")
+        print(
+            f"LR {width}x{height}: way, median ms (min..max), paired speed against eager fp32,"
+            " rms of 255, bytes that differ"
+        )
         for name, all_times in times.items():
             used = all_times[5:]
             ratio = statistics.median(b / t for b, t in zip(base, used, strict=True))
-            row["ways"][name] = {"ms": statistics.median(used), "min": min(used), "max": max(used), "speed": ratio, **seen[name]}  # type: ignore[index]
+            row["ways"][name] = {
+                "ms": statistics.median(used),
+                "min": min(used),
+                "max": max(used),
+                "speed": ratio,
+                **seen[name],
+            }  # type: ignore[index]
             error = seen[name]
             print(
                 f"  {name:30} {statistics.median(used):7.3f} ({min(used):.3f}..{max(used):.3f})  x{ratio:5.2f}"

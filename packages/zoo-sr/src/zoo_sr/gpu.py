@@ -1,8 +1,9 @@
 """IMDN in half precision on CUDA: fused kernels, statistics in fp32, one CUDA graph per image size.
 
-The network in 34 launches on channel-last fp16 maps with a zero border (`zoo_core.kernels`). A convolution writes its distilled channels to their
-place in u and the others to a map of their own, the last one of a block also computes the gates, which are folded into the weight of the layer
-after them; activations and residuals happen before a result leaves its kernel. Every sum is fp32.
+The network in 34 launches on channel-last fp16 maps with a zero border (`zoo_core.kernels`). A convolution writes its
+distilled channels to their place in u and the others to a map of their own, the last one of a block also computes the
+gates, which are folded into the weight of the layer after them; activations and residuals happen before a result
+leaves its kernel. Every sum is fp32.
 """
 
 from __future__ import annotations
@@ -59,7 +60,6 @@ class Plan:
     output: Tensor  # (3, scale H, scale W)
 
 
-
 class FusedIMDN:
     """Runs an IMDN fast, for inference only; image by image, so that statistics are per image whatever the batch.
 
@@ -70,7 +70,8 @@ class FusedIMDN:
         device: a CUDA device; on the CPU the kernels' plain references run (slow: for tests).
         dtype: of maps and weights; float16 on CUDA. Biases, sums, statistics and gates are at least fp32.
         output: float16, float32 (not clamped) or uint8 (clamped and rounded).
-        sizes: for how many image sizes buffers and graphs are kept (1.5 kB a pixel of the input); the oldest goes first.
+        sizes: for how many image sizes buffers and graphs are kept (1.5 kB a pixel of the input); the oldest goes
+            first.
 
     Raises:
         UsageError: the module is a variant that the kernels do not fit.
@@ -132,10 +133,10 @@ class FusedIMDN:
         while len(self._kept) >= self._sizes:
             self._kept.popitem(last=False)
         plan = self._allocated(height, width, dtype)
-        run = partial(self._run, plan)
+        run: Callable[[], None] = partial(self._run, plan)
         if self.device.type == "cuda":
             with torch.cuda.device(self.device):
-                stream = torch.cuda.Stream()
+                stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(stream):
                     run()  # compiles the kernels, which a capture could not
@@ -157,8 +158,8 @@ class FusedIMDN:
         conv3x3(b.pixels, self._head.weight, self._head.bias, b.hidden[0])
         for i, block in enumerate(self._blocks):
             x, (c1, c2, c3, c4) = b.hidden[i], block.refine
-            d1, d2, d3, d4 = b.u.split(KEPT, dim=-1)
-            s1, s2, s3, _ = b.scratch[0].split(KEPT, dim=-1)
+            d1, d2, d3, d4 = torch.chunk(b.u, 4, dim=-1)
+            s1, s2, s3, _ = torch.chunk(b.scratch[0], 4, dim=-1)
             conv3x3(x, c1.weight, c1.bias, d1, rest=b.rest[0], slope=SLOPE, moments=s1)
             conv3x3(b.rest[0], c2.weight, c2.bias, d2, rest=b.rest[1], slope=SLOPE, moments=s2)
             conv3x3(b.rest[1], c3.weight, c3.bias, d3, rest=b.rest[0], slope=SLOPE, moments=s3)
@@ -186,8 +187,16 @@ class FusedIMDN:
         )
 
     def _block(self, block: IMDB) -> _Block:
-        narrow, _, wide, _ = block.cca.conv_du
-        gate = [self._wide(t) for t in (narrow.weight[:, :, 0, 0], narrow.bias, wide.weight[:, :, 0, 0], wide.bias)]
+        narrow, wide = cast(nn.Conv2d, block.cca.conv_du[0]), cast(nn.Conv2d, block.cca.conv_du[2])
+        gate = [
+            self._wide(t)
+            for t in (
+                narrow.weight[:, :, 0, 0],
+                cast(Tensor, narrow.bias),
+                wide.weight[:, :, 0, 0],
+                cast(Tensor, wide.bias),
+            )
+        ]
         refine = [self._packed(layer) for layer in (block.c1, block.c2, block.c3, block.c4)]
         return _Block(
             refine=(refine[0], refine[1], refine[2], refine[3]),

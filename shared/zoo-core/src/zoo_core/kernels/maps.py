@@ -1,9 +1,9 @@
 """Maps with a zero border: the storage that the kernels read and write.
 
-A map of H x W pixels and C channels is a tensor (H + 5, W + 2, C): one row above and four below, one column left and right, channels
-last. The border is zero and nobody writes it, so a 3x3 convolution needs no masks on its loads; of the four rows below, the first is
-border and the others let a kernel work on groups of up to four rows when H is no multiple of that. A slice of the channels of
-a map is a map too.
+A map of H x W pixels and C channels is a tensor (H + 5, W + 2, C): one row above and four below, one column left and
+right, channels last. The border is zero and nobody writes it, so a 3x3 convolution needs no masks on its loads; of
+the four rows below, the first is border and the others let a kernel work on groups of up to four rows when H is no
+multiple of that. A slice of the channels of a map is a map too.
 """
 
 from __future__ import annotations

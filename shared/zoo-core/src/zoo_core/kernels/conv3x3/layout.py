@@ -1,4 +1,4 @@
-"""How an image is cut into programs: fixed numbers, because the statistics that programs leave are about these pixels."""
+"""How an image is cut into programs: fixed, because the statistics that programs leave are about these pixels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ NEIGHBOURS = 16  # programs whose statistics are merged first
 
 
 def programs(height: int, width: int, rows: int = ROWS, columns: int = COLUMNS) -> int:
-    """Into how many programs an image is cut: groups of `rows` rows, laid side by side, are one line; it is cut every `columns`."""
+    """Count the programs of an image: groups of `rows` rows, laid side by side, are one line, cut every `columns`."""
     groups = -(-height // rows)
     return -(-groups * width // columns)

@@ -23,7 +23,7 @@ def _convolve(source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _program_of(height: int, width: int, device: torch.device) -> Tensor:
-    """Number of the program that holds each pixel, (H W,): groups of ROWS rows side by side are one line, cut every COLUMNS."""
+    """Return the number of the program that holds each pixel, (H W,): see `layout.programs`."""
     i = torch.arange(height, device=device)[:, None]
     j = torch.arange(width, device=device)
     return ((i // ROWS * width + j) // COLUMNS).flatten()
@@ -42,9 +42,15 @@ def _leave_moments(y: Tensor, moments: Tensor) -> None:
 
 
 def conv3x3(
-    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, rest: Tensor | None, residual: Tensor | None, slope: float,
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    rest: Tensor | None,
+    residual: Tensor | None,
+    slope: float,
     moments: Tensor | None,
-) -> None:  # fmt: skip
+) -> None:
     """See `zoo_core.kernels.conv3x3.conv3x3`."""
     first = out.shape[-1]
     y = functional.leaky_relu(_convolve(source, weight, bias), slope)
@@ -58,9 +64,18 @@ def conv3x3(
 
 
 def conv3x3_gate(
-    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor,
-    gate: Tensor, moments: Tensor, tickets: Tensor,
-) -> None:  # fmt: skip
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    gate: Tensor,
+    moments: Tensor,
+    tickets: Tensor,
+) -> None:
     """See `zoo_core.kernels.conv3x3.conv3x3_gate`."""
     y = _convolve(source, weight, bias)
     _leave_moments(y, moments[..., moments.shape[-1] - y.shape[-1] :])
@@ -76,7 +91,7 @@ def conv3x3_gate(
 def conv3x3_shuffle(source: Tensor, weight: Tensor, bias: Tensor, image: Tensor, scale: int) -> None:
     """See `zoo_core.kernels.conv3x3.conv3x3_shuffle`."""
     y = _convolve(source, weight, bias)
-    y = y.unflatten(2, (-1, block_of(scale)))[:, :, : 3 * scale, :scale].flatten(2)  # without the padding
+    y = y.reshape(*y.shape[:2], -1, block_of(scale))[:, :, : 3 * scale, :scale].flatten(2)  # without the padding
     y = functional.pixel_shuffle(y.permute(2, 0, 1), scale)
     image.copy_((y * 255).clamp(0, 255).round() if image.dtype == torch.uint8 else y)
 

@@ -1,10 +1,13 @@
 """Channel statistics in the epilogue of a convolution, and the gates of contrast-aware attention from them.
 
-Every program leaves mean and sum of squared deviations ("moments") of its pixels. Of the last convolution, the last program to finish
-among 16 neighbours merges theirs, and the last of those merges all, always in the same order, by the formula of Chan, Golub and LeVeque
-(1979). Integer tickets tell who is last; there are no floating atomics: the same input gives the same bits.
+Every program leaves mean and sum of squared deviations ("moments") of its pixels. Of the last convolution, the last
+program to finish among 16 neighbours merges theirs, and the last of those merges all, always in the same order, by
+the formula of Chan, Golub and LeVeque (1979). Integer tickets tell who is last; there are no floating atomics: the
+same input gives the same bits.
 """
 
+# Triton's language has no type annotations of its own for what a kernel takes.
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 from __future__ import annotations
 
 import triton
@@ -27,7 +30,7 @@ def pixels_of(program, groups, H, W, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def moments_of(x0, x1, x2, x3, live, rows, count):
-    """Mean and sum of squared deviations per column of four tiles (rows of the image), two-pass; only `rows` of them are inside."""
+    """Mean and sum of squared deviations per column of four tiles, of which `rows` are inside the image: two-pass."""
     m0 = live[:, None]
     m1 = m0 & (rows > 1)[:, None]
     m2 = m0 & (rows > 2)[:, None]
@@ -46,7 +49,7 @@ def _merged(
     moments, first, number, groups, H, W,
     CHANNELS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Moments of the union of `number` programs of ROWS x COLUMNS pixels; `moments` points at those of program `first`."""
+    """Mean and variance over `number` programs of ROWS x COLUMNS pixels; `moments` points at program `first`."""
     c = tl.arange(0, CHANNELS)
     mean = tl.zeros((CHANNELS,), tl.float32)
     spread = tl.zeros((CHANNELS,), tl.float32)
@@ -56,7 +59,9 @@ def _merged(
         there = p < number
         count = tl.where(there, pixels_of(first + p, groups, H, W, ROWS, COLUMNS), 0).to(tl.float32)
         at = moments + p[:, None] * (2 * CHANNELS) + c[None, :]
-        means = tl.load(at, mask=there[:, None], other=0.0, cache_modifier=".cg")  # .cg: other programs wrote them just now
+        means = tl.load(
+            at, mask=there[:, None], other=0.0, cache_modifier=".cg"
+        )  # .cg: other programs wrote them just now
         spreads = tl.load(at + CHANNELS, mask=there[:, None], other=0.0, cache_modifier=".cg")
         here = tl.sum(count, 0)
         mean_here = tl.sum(means * count[:, None], 0) / here
@@ -73,7 +78,7 @@ def gate_of(
     moments, weight1, bias1, weight2, bias2, gate, tickets, groups, H, W,
     CHANNELS: tl.constexpr, HIDDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """In the last program to arrive: gate = sigmoid(W2 relu(W1 (mean + std) + b1) + b2). Everybody must have stored its moments."""
+    """In the last program to arrive: gate = sigmoid(W2 relu(W1 (mean + std) + b1) + b2). All store moments first."""
     number = tl.num_programs(0)
     neighbourhood = tl.program_id(0) // _NEIGHBOURS
     first = neighbourhood * _NEIGHBOURS

@@ -1,10 +1,13 @@
 """3x3 convolution of a map on tensor cores. Forward only: nothing that uses it is trained through it.
 
-An implicit matrix product per group of R image rows: a program makes R x T output pixels. For each column shift and slice of channels
-it fetches R + 2 rows of T pixels and the three weight slices of that column, and multiplies every row into the (up to three) output rows
-that see it: 3 (R + 2) fetches instead of 9 R. The maps' zero border replaces all masks on loads.
+An implicit matrix product per group of R image rows: a program makes R x T output pixels. For each column shift and
+slice of channels it fetches R + 2 rows of T pixels and the three weight slices of that column, and multiplies every
+row into the (up to three) output rows that see it: 3 (R + 2) fetches instead of 9 R. The maps' zero border replaces
+all masks on loads.
 """
 
+# Triton's language has no type annotations of its own for what a kernel takes.
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -54,7 +57,8 @@ def _kernel(
     y1 = tl.zeros((COLUMNS, COUT), tl.float32)  # what ROWS does not need, the compiler drops
     y2 = tl.zeros((COLUMNS, COUT), tl.float32)
     y3 = tl.zeros((COLUMNS, COUT), tl.float32)
-    # `steps` is 3 CIN / DEPTH, unknown to the compiler: it would unroll the loop, and 100 kB of code would miss the instruction cache
+    # `steps` is 3 CIN / DEPTH, unknown to the compiler: it would unroll the loop, and 100 kB of code would miss the
+    # instruction cache
     for step in tl.range(0, steps, num_stages=STAGES):
         dx = step // (CIN // DEPTH)
         c = step % (CIN // DEPTH) * DEPTH
@@ -104,7 +108,9 @@ def _kernel(
             if SPLIT < COUT:
                 to = tl.where((n < SPLIT)[None, :], to, rest + p * REST_STEP + (n - SPLIT)[None, :])
             tl.store(to, y.to(out.dtype.element_ty), mask=inside)
-    if MEASURED > 0:  # how many channels the moments hold; ours are the first SPLIT outputs, and stand where `moments` points
+    if (
+        MEASURED > 0
+    ):  # how many channels the moments hold; ours are the first SPLIT outputs, and stand where `moments` points
         count = pixels_of(tl.program_id(0), groups, H, W, ROWS, COLUMNS).to(tl.float32)
         y0, y1, y2, y3 = _first(y0, SPLIT), _first(y1, SPLIT), _first(y2, SPLIT), _first(y3, SPLIT)
         mean, spread = moments_of(y0, y1, y2, y3, line < groups * W, H + 1 - top, count)
@@ -151,14 +157,29 @@ def _store_shuffled(
 
 
 def _launch(
-    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, *, rest: Tensor | None = None, residual: Tensor | None = None,
-    slope: float = 1.0, scale: int = 0, moments: Tensor | None = None, gate: tuple[Tensor, ...] | None = None,
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    *,
+    rest: Tensor | None = None,
+    residual: Tensor | None = None,
+    slope: float = 1.0,
+    scale: int = 0,
+    moments: Tensor | None = None,
+    gate: tuple[Tensor, ...] | None = None,
     tile: Tile | None = None,
-) -> None:  # fmt: skip
+) -> None:
     height, width = size_of(source)
     inputs, outputs = weight.shape[2:]
     check_map("source", source, inputs)
-    if not weight.is_contiguous() or weight.dtype != source.dtype or inputs % 16 or outputs & (outputs - 1) or outputs < 16:
+    if (
+        not weight.is_contiguous()
+        or weight.dtype != source.dtype
+        or inputs % 16
+        or outputs & (outputs - 1)
+        or outputs < 16
+    ):
         raise ValueError(f"weight {tuple(weight.shape)} {weight.dtype}: not packed for this kernel")
     if tile is None:  # fastest on an H200; two rows where the work is small
         tile = Tile(rows=2 if inputs == 16 and moments is None else ROWS, depth=32 if inputs % 32 == 0 else 16)
@@ -177,13 +198,18 @@ def _launch(
 
 
 def conv3x3(
-    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, rest: Tensor | None, residual: Tensor | None, slope: float,
-    moments: Tensor | None, *, tile: Tile | None = None,
-) -> None:  # fmt: skip
-    """See `zoo_core.kernels.conv3x3.conv3x3`.
-
-    Args:
-        tile: shape of a program; None chooses.
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    rest: Tensor | None,
+    residual: Tensor | None,
+    slope: float,
+    moments: Tensor | None,
+    *,
+    tile: Tile | None = None,
+) -> None:
+    """See `zoo_core.kernels.conv3x3.conv3x3`; `tile` is the shape of a program, None chooses.
 
     Raises:
         ValueError: a map, the weight or the moments are laid out otherwise than documented.
@@ -200,10 +226,21 @@ def conv3x3(
 
 
 def conv3x3_gate(
-    source: Tensor, weight: Tensor, bias: Tensor, out: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor,
-    gate: Tensor, moments: Tensor, tickets: Tensor, *, tile: Tile | None = None,
-) -> None:  # fmt: skip
-    """See `zoo_core.kernels.conv3x3.conv3x3_gate`; Args and Raises as for `conv3x3`."""
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    gate: Tensor,
+    moments: Tensor,
+    tickets: Tensor,
+    *,
+    tile: Tile | None = None,
+) -> None:
+    """See `zoo_core.kernels.conv3x3.conv3x3_gate`; the rest as for `conv3x3`."""
     check_map("out", out, weight.shape[3])
     own = moments[..., moments.shape[-1] - weight.shape[3] :]
     _launch(

@@ -10,7 +10,13 @@ from zoo_core.kernels.maps import interior
 
 
 def pointwise(
-    sources: Tensor, weight: Tensor, bias: Tensor, out: Tensor, gate: Tensor | None, residual: Tensor | None, slope: float
+    sources: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    slope: float,
 ) -> None:
     """See `zoo_core.kernels.pointwise.pointwise`."""
     wide = torch.promote_types(sources.dtype, torch.float32)

@@ -1,5 +1,7 @@
-"""Gated 1x1 convolution of maps on tensor cores: a program takes T pixels and all outputs; the gate is folded into the weight."""
+"""Gated 1x1 convolution of maps on tensor cores: a program makes all outputs of T pixels; gates go into the weight."""
 
+# Triton's language has no type annotations of its own for what a kernel takes.
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -55,13 +57,17 @@ def _kernel(
 
 
 def pointwise(
-    sources: Tensor, weight: Tensor, bias: Tensor, out: Tensor, gate: Tensor | None, residual: Tensor | None, slope: float, *,
+    sources: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    slope: float,
+    *,
     tile: Tile = Tile(),
-) -> None:  # fmt: skip
-    """See `zoo_core.kernels.pointwise.pointwise`.
-
-    Args:
-        tile: shape of a program.
+) -> None:
+    """See `zoo_core.kernels.pointwise.pointwise`; `tile` is the shape of a program.
 
     Raises:
         ValueError: a map or the weight is laid out otherwise than documented.

@@ -108,9 +108,8 @@ def _kernel(
             if SPLIT < COUT:
                 to = tl.where((n < SPLIT)[None, :], to, rest + p * REST_STEP + (n - SPLIT)[None, :])
             tl.store(to, y.to(out.dtype.element_ty), mask=inside)
-    if (
-        MEASURED > 0
-    ):  # how many channels the moments hold; ours are the first SPLIT outputs, and stand where `moments` points
+    # MEASURED: how many channels the moments are of; ours are the first SPLIT outputs, and stand where `moments` points
+    if MEASURED > 0:
         count = pixels_of(tl.program_id(0), groups, H, W, ROWS, COLUMNS).to(tl.float32)
         y0, y1, y2, y3 = _first(y0, SPLIT), _first(y1, SPLIT), _first(y2, SPLIT), _first(y3, SPLIT)
         mean, spread = moments_of(y0, y1, y2, y3, line < groups * W, H + 1 - top, count)

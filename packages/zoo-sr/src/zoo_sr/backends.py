@@ -78,7 +78,9 @@ class PackedConvolution:
 class Packed(Stages):
     """The stages with weights packed once for oneDNN, and activations and sums inside the convolutions.
 
-    Like `Stages` it gives the same bits whatever the tile. The operators are those that PyTorch's own compiler emits for CPUs. `fits` says whether this build has them.
+    Like `Stages` it gives the same bits whatever the tile.
+
+    The operators are those that PyTorch's own compiler emits for CPUs. `fits` says whether this build has them.
 
     Args:
         network: IMDN or IMDN_AS on the CPU, float32 or bfloat16. Its weights are copied.

@@ -70,8 +70,8 @@ class Span:
         return enlarged
 
 
-def peer(name: str, scale: int) -> Span:
-    """Return the peer of this name.
+def peer(name: str, scale: int, *, threads: int = 1) -> Span:
+    """Return the peer of this name, to run on so many threads.
 
     Raises:
         UsageError: there is none; names the nearest.
@@ -79,7 +79,7 @@ def peer(name: str, scale: int) -> Span:
     """
     if name not in PEERS:
         raise UsageError(f"There is no peer {name!r}.", did_you_mean(name, PEERS))
-    return Span(scale, channels=_WIDTHS[name])
+    return Span(scale, channels=_WIDTHS[name], threads=threads)
 
 
 def _weights_folder() -> Path:

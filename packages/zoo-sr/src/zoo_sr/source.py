@@ -40,7 +40,7 @@ class Source:
         """Return a region of the padded image as (1, 3, h, w), white at the network's peak."""
         rows, columns = region.slices
         tile = self.image[np.ix_(self.rows[rows], self.columns[columns])] if self.padded else self.image[rows, columns]
-        values = torch.from_numpy(np.ascontiguousarray(tile)).to(self.device).float()
+        values = torch.from_numpy(np.array(tile)).to(self.device).float()
         white = _WHITE.get(str(self.image.dtype), 1)
         if white != self.geometry.peak:
             values *= self.geometry.peak / white

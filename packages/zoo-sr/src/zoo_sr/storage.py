@@ -54,13 +54,12 @@ class MemoryMap:
         if region == self.bounds:
             return values.to(self.device)
         rows, columns = region.slices
-        return values[:, :, rows, columns].contiguous(memory_format=torch.channels_last).to(self.device)
+        return _packed(values[:, :, rows, columns]).to(self.device)
 
     def write(self, region: Region, values: Tensor) -> None:
         """Replace a region by values (1, C, h, w)."""
         if region == self.bounds:
-            # The layout matters: on another one convolutions take another path and round differently.
-            self.values = values.to(self.place).contiguous(memory_format=torch.channels_last)
+            self.values = _packed(values.to(self.place))
             return
         if self.values is None:
             shape = (1, self.channels, self.bounds.height, self.bounds.width)
@@ -71,6 +70,18 @@ class MemoryMap:
     def close(self) -> None:
         """Give the memory back."""
         self.values = None
+
+
+def _packed(values: Tensor) -> Tensor:
+    """Lay (1, C, h, w) out in channels_last, by its strides also where a side is 1.
+
+    The layout matters: on another one convolutions take another path and round differently.
+    """
+    _, channels, height, width = values.shape
+    if values.stride() == (height * width * channels, 1, width * channels, channels):
+        return values
+    pixels = torch.empty((1, height, width, channels), dtype=values.dtype, device=values.device)
+    return pixels.permute(0, 3, 1, 2).copy_(values)
 
 
 class FileMap:

@@ -33,6 +33,8 @@ Place = Literal["device", "host", "file"]
 # Tiles of about 270 x 270 are the fastest on CPU: larger ones leave the caches, and the allocator returns maps above
 # 32 MiB to the system after every layer. On CUDA more pixels per kernel stop to pay above 2048 x 2048.
 _BEST_WINDOW_PIXELS = {"cpu": 272**2, "cuda": 2048**2}
+_BEST_STRAIGHT_PIXELS = 1280**2  # networks without gates: few channels, but a halo of their whole receptive field
+_LEAST_CORE_PX = 64  # below that "auto" would compute more halo than image to save a few MiB
 _WORKING_MAPS = 8  # maps of a window that exist at a time inside a block, copies inside the convolutions included
 _DEFAULT_LIMIT_BYTES = 3 << 30  # on CPU; beside it stand PyTorch itself, the image and the result
 
@@ -120,8 +122,9 @@ def plan(
     halo = BLOCK_HALO_PX if isinstance(network, IMDN) else geometry.reach_px
     pixel_bytes = _WORKING_MAPS * geometry.channels * number_bytes + 3 * geometry.spread**2 * 8
     if tile == "auto":
-        # Half of the limit for work, if it must be: maps can go to disk.
-        most_pixels = min(_BEST_WINDOW_PIXELS.get(device.type, 1 << 22), limit_bytes // (2 * pixel_bytes))
+        # At most half of the limit goes into the work on a tile: the maps can go to disk.
+        best = _BEST_WINDOW_PIXELS.get(device.type, 1 << 22) if isinstance(network, IMDN) else _BEST_STRAIGHT_PIXELS
+        most_pixels = max((_LEAST_CORE_PX + 2 * halo) ** 2, min(best, limit_bytes // (2 * pixel_bytes)))
         grid = Grid.within(rows, columns, most_pixels, halo)
     else:
         grid = Grid.over(rows, columns, max(1, tile // geometry.stride), halo)

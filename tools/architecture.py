@@ -1,7 +1,7 @@
 """Draw docs/architecture.md from the code: which room imports which. `uv run tools/architecture.py` rewrites it.
 
-A room is a module or folder directly below a package. Imports inside functions and under TYPE_CHECKING count too: dashed arrows.
-A test compares the page with what this prints, so it cannot go stale.
+A room is a module or folder directly below a package. Imports inside functions and under TYPE_CHECKING count too:
+dashed arrows. A test compares the page with what this prints, so it cannot go stale.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
-PACKAGES = {path.name: path for pattern in ("shared/*/src/*", "packages/*/src/*") for path in sorted(ROOT.glob(pattern))}
+PACKAGES = {
+    path.name: path for pattern in ("shared/*/src/*", "packages/*/src/*") for path in sorted(ROOT.glob(pattern))
+}
 
 HEAD = """\
 # Architecture

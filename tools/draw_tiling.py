@@ -35,7 +35,13 @@ def slide(photo: Image.Image) -> Image.Image:
     pen = ImageDraw.Draw(page)
     pen.rectangle((0, 0, 480, 40), fill=(24, 32, 72))
     pen.text((12, 20), "Colosseum, Rome", fill=(250, 220, 90), font=ImageFont.load_default(24), anchor="lm")
-    lines = ["Begun under Vespasian in", "the year 72, finished by", "Titus eight years later.", "", "48 m high, 188 m long,"]
+    lines = [
+        "Begun under Vespasian in",
+        "the year 72, finished by",
+        "Titus eight years later.",
+        "",
+        "48 m high, 188 m long,",
+    ]
     lines += ["156 m wide; 80 arches", "to each of the three", "lower storeys."]
     for k, line in enumerate(lines):
         pen.text((12, 62 + 18 * k), line, fill="black", font=ImageFont.load_default(13), anchor="lm")

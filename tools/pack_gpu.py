@@ -2,7 +2,8 @@
 
     python tools/pack_gpu.py sr/train sr/eval      # folders or files below ZOO_PACKS
 
-makes carry/wheels (ours, and the packages that such a machine lacks), carry/data, and carry/setup.sh, to be sourced there:
+makes carry/wheels (ours, and the packages that such a machine lacks), carry/data, and carry/setup.sh, to be sourced
+there:
 
     . carry/setup.sh && python -m zoo_sr.train imdn-x2
 """
@@ -20,7 +21,8 @@ CARRY = ROOT / "carry"
 PACKS = Path(os.environ.get("ZOO_PACKS", ROOT.parent / "shared" / "data"))
 MISSING_THERE = ["pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"]
 SETUP = """\
-python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site carry/wheels/*.whl || exit
+options="--no-index --no-deps --no-compile --no-cache-dir --upgrade"
+python3 -m pip install -q $options --target /tmp/site carry/wheels/*.whl || exit
 export PYTHONPATH=/tmp/site ZOO_PACKS=$PWD/carry/data PYTHONUNBUFFERED=1
 """
 

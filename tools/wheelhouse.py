@@ -63,7 +63,11 @@ def main() -> int:
         for fault in faults:
             print(f"    {fault}")
             status = 1
-    members = [tomllib.loads(p.read_text())["project"] for g in ("shared", "packages") for p in ROOT.glob(f"{g}/*/pyproject.toml")]
+    members = [
+        tomllib.loads(p.read_text())["project"]
+        for g in ("shared", "packages")
+        for p in ROOT.glob(f"{g}/*/pyproject.toml")
+    ]
     if len({member["version"] for member in members}) != 1:
         print(f"members differ in version: { {m['name']: m['version'] for m in members} }")
         status = 1

@@ -123,7 +123,7 @@ def picture(height: int, width: int) -> Image:
 def plain_eager(network: nn.Module, x: Tensor) -> Tensor:
     """IMDN as the authors' code computes it, layer by layer; other networks as they are.
 
-    Activations in place, outputs of all blocks concatenated, mean and deviation by sums over one axis and then the other.
+    Activations in place, outputs of all blocks concatenated, mean and deviation by sums over one axis, then the other.
     """
     if not isinstance(network, IMDN):
         return cast(Tensor, network(x))

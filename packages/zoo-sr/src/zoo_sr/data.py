@@ -1,7 +1,8 @@
 """Training data: photos decoded once into device memory; a batch is two gathers and a pure function of (seed, step).
 
-A photo enters at several sizes: the original and Matlab-exact reductions of it, which are sharper (JPEG artefacts shrink away) and
-show structures at other scales. Of each size the small image is made once, whole, by the same exact resize that made the test sets.
+A photo enters at several sizes: the original and Matlab-exact reductions of it, which are sharper (JPEG artefacts
+shrink away) and show structures at other scales. Of each size the small image is made once, whole, by the same exact
+resize that made the test sets.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def read_photos(packs: list[Path], split: str) -> list[Photo]:
     """Read one split of training packs.
 
     Args:
-        packs: with the columns image (encoded bytes) and, if it has splits of its own, split; or folders of images. Without
-            a column split, a twentieth of the photos, chosen by a hash of their names, is the split val.
+        packs: with the columns image (encoded bytes) and, if it has splits of its own, split; or folders of images.
+            Without a column split, a twentieth of the photos, chosen by a hash of their names, is the split val.
         split: train or val.
 
     Raises:
@@ -61,7 +62,9 @@ def read_photos(packs: list[Path], split: str) -> list[Photo]:
             if row.get("split", held_out) == split:
                 photos.append(Photo(row["name"], _decode(row["image"], f"{path}, {row['name']}")))
     if not photos:
-        raise InputError(f"{', '.join(map(str, packs))}: no photo of split {split!r}.", "Add some, or name other packs.")
+        raise InputError(
+            f"{', '.join(map(str, packs))}: no photo of split {split!r}.", "Add some, or name other packs."
+        )
     return photos
 
 
@@ -144,7 +147,9 @@ class PhotoPool:
                 sizes.append((rows, columns))
                 levels += 1
             if not levels:
-                raise InputError(f"{photo.name}: smaller than a patch of {patch * scale} pixels.", "Use a smaller patch.")
+                raise InputError(
+                    f"{photo.name}: smaller than a patch of {patch * scale} pixels.", "Use a smaller patch."
+                )
             counts.append(levels)
         self.high, self.low = torch.cat(high_parts), torch.cat(low_parts)
         self.sizes = torch.tensor(sizes)
@@ -155,7 +160,9 @@ class PhotoPool:
         self.high_start = self.low_start * scale**2
 
     def draw(self, step: int) -> Tensor:
-        """Draw where the patches of batch `step` lie and how they are turned: size, place, flips, transpose, channel order.
+        """Draw where the patches of batch `step` lie and how they are turned.
+
+        Drawn are the size of the photo, the place, two flips, transposition, and the order of the channels.
 
         Returns:
             (N, 11) int64 on the CPU, a pure function of (seed, step); `cut` turns it into patches.
@@ -185,7 +192,7 @@ class PhotoPool:
 def _gather(
     flat: Tensor, start: Tensor, top: Tensor, left: Tensor, width: Tensor, side: int, flips: Tensor, channels: Tensor
 ) -> Tensor:
-    """Cut N square patches out of flat (H W 3) images, turned as `flips` (N, 3: rows, columns, transpose) says, in [0, 1]."""
+    """Cut N square patches, in [0, 1], out of flat (H W 3) images; `flips` (N, 3): rows, columns, transpose."""
     ramp = torch.arange(side, device=flat.device)
     i, j = torch.meshgrid(ramp, ramp, indexing="ij")
 

@@ -1,8 +1,9 @@
 """IMDN: lightweight super-resolution with an information multi-distillation network.
 
-Hui, Gao, Yang, Wang, ACM MM 2019, arXiv 1909.11856. Attribute names are the key names of the authors' checkpoints, so that
-their tensors load one to one. Images are RGB in [0, 1], NCHW; outputs are not clamped; nothing is added to the output
-(no bicubic skip). Receptive field: 27 pixels of the small image to each side, apart from the gates, which pool over all of it.
+Hui, Gao, Yang, Wang, ACM MM 2019, arXiv 1909.11856. Attribute names are the key names of the authors' checkpoints, so
+that their tensors load one to one. Images are RGB in [0, 1], NCHW; outputs are not clamped; nothing is added to the
+output (no bicubic skip). Receptive field: 27 pixels of the small image to each side, apart from the gates, which pool
+over all of it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def leaky(x: Tensor) -> Tensor:
 
 
 class IMDB(nn.Module):
-    """Information multi-distillation block (section 3.2, figure 3): refine, keep a quarter of the channels, refine the rest.
+    """Information multi-distillation block (section 3.2, figure 3): refine, keep a quarter, refine the rest.
 
     Args:
         channels: C; each step distils C/4 channels and hands on the other 3C/4.
@@ -49,11 +50,11 @@ class IMDB(nn.Module):
             self.cca = ContrastAwareAttention(channels)
 
     def parts(self, x: Tensor) -> Tensor:
-        """The progressive refinement: (N, C, H, W) -> the four distilled parts side by side, (N, C, H, W). Reach: 4 pixels."""
+        """The progressive refinement: (N, C, H, W) -> the four distilled parts, (N, C, H, W). Reach: 4 pixels."""
         sizes = [self.distilled, self.remaining]
-        kept1, rest = leaky(self.c1(x)).split(sizes, dim=1)  # split after the activation
-        kept2, rest = leaky(self.c2(rest)).split(sizes, dim=1)
-        kept3, rest = leaky(self.c3(rest)).split(sizes, dim=1)
+        kept1, rest = torch.split(leaky(self.c1(x)), sizes, dim=1)  # split after the activation
+        kept2, rest = torch.split(leaky(self.c2(rest)), sizes, dim=1)
+        kept3, rest = torch.split(leaky(self.c3(rest)), sizes, dim=1)
         return torch.cat([kept1, kept2, kept3, self.c4(rest)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,10 +99,10 @@ class IMDN(nn.Module):
         return cast(Tensor, self.upsampler(deep))
 
 
-class IMDN_AS(IMDN):  # noqa: N801 - the authors' name
+class IMDN_AS(IMDN):
     """IMDN for any scale: restores an image that is already at its final size; sides must be multiples of 4.
 
-    Two strided layers (3x3 both, as in the authors' code; the paper's figure draws the second as 1x1) bring it down by 4.
+    Two strided layers bring it down by 4, both 3x3 as in the authors' code; the paper's figure draws the second as 1x1.
     """
 
     def __init__(self, channels: int = 64, blocks: int = 6) -> None:
@@ -123,7 +124,7 @@ class _Residual(nn.Module):
         return x + cast(Tensor, self.sub(x))
 
 
-class IMDN_RTC(nn.Module):  # noqa: N801 - the authors' name
+class IMDN_RTC(nn.Module):
     """The 20 k parameter network of the AI in RTC 2019 challenge: narrow blocks without attention, scale 2."""
 
     def __init__(self, scale: int = 2, channels: int = 12, blocks: int = 5) -> None:
@@ -167,11 +168,11 @@ class LargeBlock(nn.Module):
         return cast(Tensor, self.c7(torch.cat(parts, dim=1))) + x
 
 
-class IMDN_RTE(nn.Module):  # noqa: N801 - the authors' name
+class IMDN_RTE(nn.Module):
     """The real-time enhancement network of the same challenge, scale 2. Works in 0..255; sides must be multiples of 2.
 
-    The authors' checkpoint expects 0..255 although nothing says so: on [0, 1] its output correlates 0.29 with the bicubic
-    enlargement, on 255 times that 0.994.
+    The authors' checkpoint expects 0..255 although nothing says so: on [0, 1] its output correlates 0.29 with the
+    bicubic enlargement, on 255 times that 0.994.
     """
 
     def __init__(self, channels: int = 20, blocks: int = 6) -> None:

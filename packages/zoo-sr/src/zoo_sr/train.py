@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -30,12 +31,14 @@ class Recipe(TrainRecipe):
     packs: tuple[str, ...] = Field(description="paths, or names below ZOO_PACKS; none: a few synthetic photos")
     patch: int = Field(48, ge=8, description="side of a small patch in pixels")
     learning_rate: float = Field(5e-4, gt=0, description="highest learning rate of Adam")
-    final_learning_rate: float = Field(1e-6, gt=0, description="learning rate at the last step; the way down is a cosine")
+    final_learning_rate: float = Field(
+        1e-6, gt=0, description="learning rate at the last step; the way down is a cosine"
+    )
     warmup_steps: int = Field(500, ge=0, description="steps of linear rise at the start")
 
 
 class SRTask:
-    """What the training loop needs to know of super-resolution: the network, the batches, the loss and the optimiser."""
+    """What the training loop needs to know of super-resolution: network, batches, loss and optimiser."""
 
     def __init__(self, network: nn.Module, scale: int, recipe: Recipe, device: torch.device) -> None:
         self.module, self.scale, self.recipe, self.device = network, scale, recipe, device
@@ -45,7 +48,9 @@ class SRTask:
         else:
             train, self.validation = synthetic_photos(8, 128, seed=1), synthetic_photos(2, 64, seed=2)
         self._fingerprint = fingerprint(train)
-        self.pool = PhotoPool(train, scale=scale, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed, device=device)
+        self.pool = PhotoPool(
+            train, scale=scale, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed, device=device
+        )
         self.cut = torch.compile(self.pool.cut) if recipe.compile else self.pool.cut
 
     def fingerprint(self) -> str:
@@ -64,7 +69,10 @@ class SRTask:
         if step < recipe.warmup_steps:
             return recipe.learning_rate * (step + 1) / recipe.warmup_steps
         way = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-        return recipe.final_learning_rate + (recipe.learning_rate - recipe.final_learning_rate) * (1 + math.cos(math.pi * way)) / 2
+        return (
+            recipe.final_learning_rate
+            + (recipe.learning_rate - recipe.final_learning_rate) * (1 + math.cos(math.pi * way)) / 2
+        )
 
     def batch(self, step: int) -> Tensor:
         """Where the patches of this step lie: little to copy to the device, which cuts them out itself."""
@@ -105,7 +113,9 @@ def start(network: nn.Module, init: Path) -> None:
     own = network.state_dict()
     fitting = {key: tensor for key, tensor in tensors.items() if key in own and own[key].shape == tensor.shape}
     if len(fitting) < 0.9 * len(own):
-        raise WeightsError(f"{path}: only {len(fitting)} of {len(own)} tensors fit.", "Start from a model of this family.")
+        raise WeightsError(
+            f"{path}: only {len(fitting)} of {len(own)} tensors fit.", "Start from a model of this family."
+        )
     network.load_state_dict(fitting, strict=False)
 
 
@@ -133,7 +143,19 @@ def train(
     settings = load_recipe(recipe or entry.recipe_path(), overrides, Recipe, smoke=smoke)
     device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
     seed_all(settings.seed)
-    network = construct(entry).to(device, memory_format=torch.channels_last)
+    network = construct(entry).to(device).to(memory_format=torch.channels_last)
     if settings.init is not None:
         start(network, settings.init)
-    return fit(SRTask(network, entry.manifest.config.get("scale", 2), settings, device), settings, out, resume=resume, dry_run=dry_run)
+    return fit(
+        SRTask(network, entry.manifest.config.get("scale", 2), settings, device),
+        settings,
+        out,
+        resume=resume,
+        dry_run=dry_run,
+    )
+
+
+if __name__ == "__main__":
+    from zoo_core.cli.main import main
+
+    main(["train", *sys.argv[1:]])

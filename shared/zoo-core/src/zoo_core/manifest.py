@@ -146,7 +146,9 @@ class Manifest(_Data):
                 return weight_set
         if not self.weights:
             raise UsageError(f"{self.id} is published without weights.", "Give your own with --weights FILE.")
-        raise UsageError(f"{self.id} has no weight set {name!r}.", did_you_mean(name or "", [s.name for s in self.weights]))
+        raise UsageError(
+            f"{self.id} has no weight set {name!r}.", did_you_mean(name or "", [s.name for s in self.weights])
+        )
 
 
 def parse_manifest(text: str, *, origin: str) -> Manifest:

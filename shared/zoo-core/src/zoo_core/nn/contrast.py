@@ -33,16 +33,18 @@ class ContrastAwareAttention(nn.Module):
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
         hidden = channels // reduction
-        self.conv_du = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1), nn.Sigmoid())
+        self.conv_du = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1), nn.Sigmoid()
+        )
 
     def gate(self, mean: Tensor, variance: Tensor) -> Tensor:
         """Return the gates (N, C) in [0, 1] for given statistics (N, C).
 
-        The root has an infinite slope at 0, so a constant channel would give inf * 0 = NaN: there its gradient is set to 0.
+        The root has an infinite slope at 0, so a constant channel would give inf * 0 = NaN: its gradient is set to 0.
         """
         varies = variance > 0
         deviation = torch.where(varies, torch.where(varies, variance, 1.0).sqrt(), 0.0)
-        pooled = (mean + deviation).to(self.conv_du[0].weight.dtype)
+        pooled = (mean + deviation).to(next(self.conv_du.parameters()).dtype)
         gate: Tensor = self.conv_du(pooled[:, :, None, None])
         return gate[:, :, 0, 0]
 

@@ -16,6 +16,7 @@ _LAZY = {
     "IMDN_RTE": "imdn",
     "upscale": "tiling",
 }
+__all__ = ["IMDN", "IMDN_AS", "IMDN_RTC", "IMDN_RTE", "upscale"]
 
 
 def __getattr__(name: str) -> Any:

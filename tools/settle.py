@@ -1,0 +1,116 @@
+"""Settle the weights of a finished run as the published ones: `uv run tools/settle.py imdn-x4 runs/imdn-x4`.
+
+Writes them, in half precision, into the package's weights folder; names them in the manifest with the figures that
+`zoo eval` gives for them; keeps the run's record and recipe in models/ID/, and the record of each evaluation beside
+them. The card is drawn from these by `uv run tools/cards.py`. Weights are committed once a run is worth it, not often:
+every version stays in the history for good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo_core.catalog import CatalogEntry, find
+from zoo_core.train.record import RunRecord
+from zoo_core.weights.build import construct
+from zoo_core.weights.files import load_strict, read_tensors, sha256_of, write_tensors
+from zoo_core.weights.publish import make_golden
+
+ROOT = Path(__file__).resolve().parents[1]
+SETS = ("set5", "set14")
+METRICS = ("psnr_y", "ssim_y")
+DIGITS = 4
+# Half precision must cost nothing: below a twentieth of a grey level, root mean square, on noise, its worst case.
+MOST_RMS = 0.05 / 255
+
+
+def halved(entry: CatalogEntry, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Round weights to half precision, and stop if the output shows it."""
+    module, rounded = construct(entry).eval(), {key: tensor.half() for key, tensor in tensors.items()}
+    load_strict(module, tensors, what="the run")
+    golden = make_golden(entry, module)
+    load_strict(module, rounded, what="the rounded run")
+    low, high = entry.manifest.outputs.range or (0.0, 1.0)
+    with torch.inference_mode():
+        rms = float((module(golden["input"]) - golden["output"]).square().mean().sqrt()) / (high - low)
+    print(f"half precision moves the output by {rms * 255:.4f} of 255, root mean square")
+    if rms > MOST_RMS:
+        sys.exit("that is too much; keep these weights in single precision")
+    return rounded
+
+
+def measured(model: str, weights: Path, folder: Path) -> list[dict[str, Any]]:
+    """Evaluate on every set, keep the records, and return the figures as the manifest has them."""
+    figures = []
+    for name in SETS:
+        record = folder / f"eval-{name}.json"
+        command = ["zoo", "eval", model, "--data", name]
+        subprocess.run([*command, "--weights", str(weights), "-o", str(record), "--overwrite"], check=True, cwd=ROOT)
+        report = json.loads(record.read_text(encoding="utf-8"))
+        figures += [
+            {
+                "name": metric,
+                "value": round(report[metric], DIGITS),
+                "dataset": name,
+                "protocol": report["protocol"],
+                "by": "ours",
+                "command": " ".join(command),
+            }
+            for metric in METRICS
+        ]
+    return figures
+
+
+def main() -> None:
+    """Read the command line and settle one run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--licence", default="Apache-2.0", help="of these weights")
+    parser.add_argument("--trained-on", required=True, help="the data, in words, with their licences")
+    arguments = parser.parse_args()
+    entry = find(arguments.model)
+    model = entry.manifest.id
+    record = RunRecord.model_validate_json((arguments.run / "record.json").read_text(encoding="utf-8"))
+    if record.status != "finished" or record.weights is None:
+        sys.exit(f"{arguments.run}: this run is not finished ({record.status})")
+
+    tensors, metadata = read_tensors(arguments.run / record.weights["file"])
+    target = entry.folder / "weights" / f"{model}.safetensors"
+    target.parent.mkdir(exist_ok=True)
+    write_tensors(target, halved(entry, tensors), {**metadata, "model": model}, overwrite=True)
+
+    folder = ROOT / "models" / model
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(arguments.run / "record.json", folder / "run.json")
+    shutil.copy(arguments.run / "recipe.resolved.yaml", folder / "recipe.yaml")
+
+    path = entry.folder / "manifests" / f"{model}.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["weights"] = [
+        {
+            "source": "embedded",
+            "file": target.name,
+            "size_bytes": target.stat().st_size,
+            "sha256": sha256_of(target),
+            "licence": arguments.licence,
+            "trained_on": arguments.trained_on,
+        }
+    ]
+    others = [metric for metric in manifest["metrics"] if metric["by"] != "ours"]
+    manifest["metrics"] = [*measured(model, target, folder), *others]
+    path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{model}: {target.stat().st_size:,} bytes; now `uv run tools/cards.py`")
+
+
+if __name__ == "__main__":
+    main()

@@ -50,7 +50,7 @@ def test_a_manifest_names_no_code_of_another_package(
 @pytest.mark.parametrize("target", ["zoo_tiny.net", "zoo_tiny/net:Tiny", "zoo_tiny.net:Tiny()", "zoo_tiny.net:a.b", ""])
 def test_an_entry_point_is_a_module_and_a_name(good: dict[str, Any], tmp_path: Path, target: str) -> None:
     good["entry"]["model"] = target
-    with pytest.raises(UsageError, match="entry.model"):
+    with pytest.raises(UsageError, match=r"entry\.model"):
         read_manifest(write(tmp_path, good), package=PACKAGE)
 
 

@@ -1,0 +1,114 @@
+"""Draw docs/benchmarks.md from the records in models/ID/: `uv run tools/benchmarks.py [--check]`.
+
+A record is what `zoo eval ... -o models/ID/eval-SET.json` and `zoo bench ... -o models/ID/bench-PLACE.json` wrote; no
+figure of the page is typed. With --check nothing is written, and the exit code is 1 if the page is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+HEAD = """\
+# Benchmarks
+
+Drawn by `uv run tools/benchmarks.py` from the records in models/; every figure was printed by the command above it.
+Times on one machine say little about another; ratios say more, and they are taken round by round in one process, after
+the outputs have been compared.
+"""
+
+
+def records(kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the records of a kind (eval, bench), by model and name."""
+    for path in sorted(ROOT.glob(f"models/*/{kind}-*.json")):
+        yield path, json.loads(path.read_text(encoding="utf-8"))
+
+
+def table(rows: list[list[str]]) -> Iterator[str]:
+    """Yield a Markdown table; all columns but the first are figures."""
+    head, *body = rows
+    yield "| " + " | ".join(head) + " |"
+    yield "|---" + "|--:" * (len(head) - 1) + "|"
+    for row in body:
+        yield "| " + " | ".join(row) + " |"
+
+
+def evaluation(record: dict[str, Any]) -> Iterator[str]:
+    """Yield the section of one evaluation."""
+    model, dataset = record["model"], record["dataset"]
+    yield f"\n### {model} on {dataset}\n"
+    yield f"`zoo eval {model} --data {dataset}`: {record['n']} images, protocol {record['protocol']}.\n"
+    metrics = [name for name in record["intervals"] if name in record]
+    rows = [["way", *metrics, *(f"ours minus this, {name} (95 %)" for name in metrics)]]
+    for name, way in record["against"].items():
+        cells = [f"{way['metrics'][metric]:.5g}" for metric in metrics]
+        for metric in metrics:
+            d = way["ours_minus_this"].get(metric)
+            cells.append(f"{d['mean']:+.4f} ({d['low']:+.4f} to {d['high']:+.4f})" if d else "")
+        rows.append([name, *cells])
+    rows.append(["**ours**", *(f"**{record[metric]:.5g}**" for metric in metrics), *("" for _ in metrics)])
+    yield from table(rows)
+    for check in record["checks"]:
+        detail = f" ({check['detail']})" if check["detail"] else ""
+        yield f"\n{'Holds' if check['passed'] else 'DOES NOT HOLD'}: {check['what']}{detail}."
+
+
+def timing(path: Path, record: dict[str, Any]) -> Iterator[str]:
+    """Yield the section of one bench."""
+    facts = record["facts"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    yield f"\n### {record['model']}, {record['size']}, {facts.get('processor') or facts['device']}\n"
+    yield f"`{path.relative_to(ROOT)}`: {facts['rounds']} rounds, {facts.get('threads', '?')} threads, {versions}.\n"
+    rows = [
+        ["way", "median ms", "least ms", "times the first", "times the floor", "memory MB", "most", "differ", "rms"]
+    ]
+    for way in record["ways"]:
+        if not way["seconds"]:
+            rows.append([way["name"], "differs: not timed", *[""] * 7])
+            continue
+        floor, gap = way["floor"], way["difference"]
+        rows.append(
+            [
+                way["name"],
+                f"{way['median_seconds'] * 1e3:.4g}",
+                f"{way['least_seconds'] * 1e3:.4g}",
+                f"{way['median_ratio']:.2f}",
+                f"{way['least_seconds'] / floor['seconds']:.2f}" if floor else "",
+                f"{way['memory_bytes'] / 1e6:.0f}" if way["memory_bytes"] is not None else "",
+                *([f"{gap['most']:g}", f"{gap['share']:.3%}", f"{gap['rms']:.3f}"] if gap else ["", "", ""]),
+            ]
+        )
+    yield from table(rows)
+    for way in record["ways"]:
+        if way["note"]:
+            yield f"\n{way['name']}: {way['note']}."
+    for missing in record["not_run"]:
+        yield f"\nNot run: {missing['name']} ({missing['why']})."
+
+
+def page() -> str:
+    """Return the whole page."""
+    lines = [HEAD, "## How good", *(line for _, record in records("eval") for line in evaluation(record))]
+    lines += ["\n## How fast", *(line for path, record in records("bench") for line in timing(path, record))]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    if parser.parse_args().check:
+        return 0 if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page() else 1
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

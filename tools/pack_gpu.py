@@ -18,8 +18,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from zoo_core.train.record import commit
-
 ROOT = Path(__file__).resolve().parent.parent
 CARRY = ROOT / "carry"
 PACKS = Path(os.environ.get("ZOO_PACKS", ROOT.parent / "shared" / "data"))
@@ -65,8 +63,12 @@ def main() -> None:
         (CARRY / "state").mkdir()
         for part in options.state.glob("state.tar.*"):
             shutil.copy(part, CARRY / "state")
-    # a run record names the commit, and there is no git there
-    (CARRY / "setup.sh").write_text(SETUP.format(commit=commit() or "unknown"))
+    # run records name the commit, and there is no git there
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        check=True, capture_output=True, text=True, cwd=ROOT,
+    ).stdout.strip()  # fmt: skip
+    (CARRY / "setup.sh").write_text(SETUP.format(commit=commit))
     total = sum(path.stat().st_size for path in CARRY.rglob("*") if path.is_file())
     print(f"carry/ holds {total / 2**20:.1f} MiB (limit with the tree: 64 MiB)")
 

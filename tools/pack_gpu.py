@@ -1,15 +1,17 @@
 """Pack what a bare GPU machine needs into the ignored folder carry/, and say the size.
 
     python tools/pack_gpu.py sr/train sr/eval      # folders or files below ZOO_PACKS
+    python tools/pack_gpu.py sr/train --state out  # and the runs that came back from such a machine
 
-makes carry/wheels (ours, and the packages that such a machine lacks), carry/data, and carry/setup.sh, to be sourced
-there:
+makes carry/wheels (ours, and the packages that such a machine lacks), carry/data, carry/state, and carry/setup.sh, to
+be sourced there:
 
     . carry/setup.sh && python -m zoo_sr.train imdn-x2
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -23,7 +25,7 @@ MISSING_THERE = ["pydantic", "pydantic-core", "annotated-types", "typing-inspect
 SETUP = """\
 options="--no-index --no-deps --no-compile --no-cache-dir --upgrade"
 python3 -m pip install -q $options --target /tmp/site carry/wheels/*.whl || exit
-export PYTHONPATH=/tmp/site ZOO_PACKS=$PWD/carry/data PYTHONUNBUFFERED=1
+export PYTHONPATH=/tmp/site ZOO_PACKS=$PWD/carry/data PYTHONUNBUFFERED=1 ZOO_COMMIT={commit}
 """
 
 
@@ -32,8 +34,12 @@ def run(*command: str) -> None:
     subprocess.run(command, check=True, cwd=ROOT)
 
 
-def main(wanted: list[str]) -> None:
+def main() -> None:
     """Build the folder anew."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packs", nargs="*", help="folders or files below ZOO_PACKS")
+    parser.add_argument("--state", type=Path, help="folder with the state.tar.* of train_sr_gpu.py")
+    options = parser.parse_args()
     shutil.rmtree(CARRY, ignore_errors=True)
     wheels = CARRY / "wheels"
     wheels.mkdir(parents=True)
@@ -49,14 +55,23 @@ def main(wanted: list[str]) -> None:
         sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version=3.12",
         "--implementation=cp", *platforms, "-d", str(wheels), *pins,
     )  # fmt: skip
-    for name in wanted:
+    for name in options.packs:
         source, target = PACKS / name, CARRY / "data" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-    (CARRY / "setup.sh").write_text(SETUP)
+    if options.state is not None:
+        (CARRY / "state").mkdir()
+        for part in options.state.glob("state.tar.*"):
+            shutil.copy(part, CARRY / "state")
+    # run records name the commit, and there is no git there
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        check=True, capture_output=True, text=True, cwd=ROOT,
+    ).stdout.strip()  # fmt: skip
+    (CARRY / "setup.sh").write_text(SETUP.format(commit=commit))
     total = sum(path.stat().st_size for path in CARRY.rglob("*") if path.is_file())
     print(f"carry/ holds {total / 2**20:.1f} MiB (limit with the tree: 64 MiB)")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

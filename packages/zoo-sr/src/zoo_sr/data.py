@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,13 +27,16 @@ from zoo_sr.resize import resize_tensor
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 REDUCTIONS = (1.0, 0.85, 0.7, 0.6)
+# Small pixels that a teacher enlarges at once: enough to fill a GPU, about 1 GB of a wide network's maps.
+_TAUGHT_PIXELS = 1 << 15
 
 
 class Crops(NamedTuple):
-    """A batch of aligned patches in [0, 1]: low (N, 3, p, p) and high (N, 3, s p, s p)."""
+    """A batch of aligned patches in [0, 1]: low (N, 3, p, p), high and, with a teacher, taught (N, 3, s p, s p)."""
 
     low: Tensor
     high: Tensor
+    taught: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,26 @@ class PhotoPool:
         pixels = self.sizes.prod(dim=1) * 3
         self.low_start = pixels.cumsum(0) - pixels
         self.high_start = self.low_start * scale**2
+        self.taught: Tensor | None = None
+
+    def teach(self, enlarge: Callable[[Tensor], Tensor]) -> None:
+        """Keep, beside all high pixels, what a teacher makes of the low ones; `cut` then cuts patches of both.
+
+        Args:
+            enlarge: (N, 3, h, w) uint8 -> (N, 3, s h, s w) uint8 on the device; gets whole photos, as many of one size
+                as fill a device.
+        """
+        self.taught = torch.empty_like(self.high)
+        alike: dict[tuple[int, int], list[int]] = {}
+        for level, (rows, columns) in enumerate(self.sizes.tolist()):
+            alike.setdefault((rows, columns), []).append(level)
+        for (rows, columns), levels in alike.items():
+            pixels, together = rows * columns * 3, max(1, _TAUGHT_PIXELS // (rows * columns))
+            for some in (levels[i : i + together] for i in range(0, len(levels), together)):
+                lows = [self.low[start : start + pixels] for start in self.low_start[some].tolist()]
+                larges = enlarge(torch.stack(lows).view(-1, rows, columns, 3).movedim(3, 1)).movedim(1, 3)
+                for start, large in zip(self.high_start[some].tolist(), larges, strict=True):
+                    self.taught[start : start + large.numel()] = large.reshape(-1)
 
     def draw(self, step: int) -> Tensor:
         """Draw where the patches of batch `step` lie and how they are turned.
@@ -179,9 +203,14 @@ class PhotoPool:
         """Cut the drawn patches out of the photos, on the device; a few indexed reads that a CUDA graph can hold."""
         low_start, high_start, top, left, columns = draws[:, :5].unbind(1)
         flips, channels, s = draws[:, 5:8].bool(), draws[:, 8:], self.scale
+
+        def large(flat: Tensor) -> Tensor:
+            return _gather(flat, high_start, top * s, left * s, columns * s, self.patch * s, flips, channels)
+
         return Crops(
             _gather(self.low, low_start, top, left, columns, self.patch, flips, channels),
-            _gather(self.high, high_start, top * s, left * s, columns * s, self.patch * s, flips, channels),
+            large(self.high),
+            None if self.taught is None else large(self.taught),
         )
 
     def describe(self, step: int) -> str:

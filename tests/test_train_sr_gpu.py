@@ -1,0 +1,131 @@
+"""The script of a GPU session: its table makes sense, what travels back fits and comes back whole, and it goes on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from zoo_core.catalog import find
+
+SCRIPT = Path(__file__).parent.parent / "tools/train_sr_gpu.py"
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_sr_gpu", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train_sr_gpu"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_stage_takes_what_an_earlier_one_makes(tool: ModuleType) -> None:
+    before: dict[str, Any] = {}
+    for stage in tool.STAGES:
+        recipe = find(stage.model).recipe_path().read_text()
+        for key, source in stage.takes.items():
+            assert re.search(rf"^{key}:", recipe, re.MULTILINE)
+            assert source in before
+        assert (stage.minutes > 0) != bool(stage.like)
+        assert not stage.like or before[stage.like].model == stage.model, "equal steps are compared on one model"
+        before[stage.name] = stage
+
+
+@pytest.mark.parametrize(("number", "rounded"), [(3, 10), (99.9, 99), (12345.6, 12000), (90000, 90000)])
+def test_numbers_of_steps_have_two_digits(tool: ModuleType, number: float, rounded: int) -> None:
+    assert tool.two_digits(number) == rounded
+
+
+def make_run(run: Path, *, done: bool, megabytes: int) -> None:
+    """Write what a run of that many megabytes leaves."""
+    generator = torch.Generator().manual_seed(megabytes)
+    tensors = {"w": torch.randn(megabytes * 2**18, generator=generator)}
+    run.mkdir(parents=True)
+    (run / "log.csv").write_text("step,loss\n1,0.5\n")
+    for step in (5, 10):
+        folder = run / f"checkpoints/step-{step:08d}"
+        folder.mkdir(parents=True)
+        save_file(tensors, folder / "model.safetensors")
+        (folder / "checksums.json").write_text("{}")
+    (run / "checkpoints/.partial-00000015").mkdir()
+    if done:
+        save_file(tensors, run / "weights.safetensors")
+        (run / "record.json").write_text("{}")
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_travels_back_fits_and_is_put_back_whole(tool: ModuleType, tmp_path: Path) -> None:
+    runs, out, there = tmp_path / "runs", tmp_path / "out", tmp_path / "there"
+    make_run(runs / "x2", done=True, megabytes=3)
+    make_run(runs / "x4", done=False, megabytes=11)
+    make_run(runs / "large-x4", done=False, megabytes=48)
+    (runs / "plan.json").write_text('{"x2": {"steps": 10}}')
+    told: dict[str, Any] = {}
+    tool.pack(runs, out, told)
+    sizes = [path.stat().st_size for path in out.iterdir()]
+    assert len(sizes) <= 8
+    assert max(sizes) <= 16 * 2**20
+    assert sum(sizes) <= 64 * 2**20
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", path.name) for path in out.iterdir())
+    # 3 + 11 + 48 and half of 3 are more than there is room for: the largest checkpoint stays, and that is said
+    assert told == {"left_behind": ["large-x4/checkpoints/step-00000010"]}
+    assert json.loads((out / "results.json").read_text()) == told
+    tool.unpack(out, there)
+    back, were = files_below(there), files_below(runs)
+    assert back.keys() == {
+        "plan.json", "x2/log.csv", "x2/record.json", "x2/weights.safetensors", "x4/log.csv", "large-x4/log.csv",
+        "x4/checkpoints/step-00000010/model.safetensors", "x4/checkpoints/step-00000010/checksums.json",
+    }  # fmt: skip
+    assert all(were[name] == content for name, content in back.items())
+    subprocess.run(["tar", "-xf", str(out / "weights-fp16.tar"), "-C", str(there)], check=True)
+    halved = load_file(there / "x2.safetensors")["w"]
+    assert torch.equal(halved, load_file(runs / "x2/weights.safetensors")["w"].half())
+
+
+def test_a_key_for_a_stage_that_is_not_there_is_refused(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.options_of(["--set", "x2:init=imdn-x2"]).set == ["x2:init=imdn-x2"]
+    with pytest.raises(SystemExit):
+        tool.options_of(["--set", "x5:batch=3"])
+    assert "write STAGE:KEY=VALUE with a stage of large-x4, rtc, x2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_session_cut_into_commands_and_moved_to_another_machine_comes_to_its_end(tmp_path: Path) -> None:
+    def command(machine: str, minutes: float) -> dict[str, Any]:
+        (tmp_path / machine).mkdir(exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OUT": str(tmp_path / "out")}
+        arguments = ["--smoke", "--factor", "0.02", "--minutes", str(minutes), "--state", str(tmp_path / "out")]
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), *arguments], cwd=tmp_path / machine, env=environment, stdout=subprocess.PIPE
+        )
+        assert done.returncode == 0, done.stdout
+        told: dict[str, Any] = json.loads((tmp_path / "out/results.json").read_text())
+        return told
+
+    first = command("one", 1.2)
+    assert any(facts["status"] != "finished" for facts in first["stages"].values())
+    last = command("two", 10)
+    assert {facts["status"] for facts in last["stages"].values()} == {"finished"}
+    assert last["stages"]["x4"]["steps"] == last["stages"]["x4-taught"]["steps"]
+    assert "teacher_gain_db" in last
+    # what was decided on the first machine held on the second
+    for name, facts in first["stages"].items():
+        if "steps" in facts:
+            assert last["stages"][name]["steps"] == facts["steps"]

@@ -1,12 +1,14 @@
 """Build the wheels of every workspace member into dist/ and check them: `uv run tools/wheelhouse.py`.
 
-A wheel may hold text, manifests, recipes and safetensors; at most 20 MiB; no pickle; each weight as its manifest says.
+A wheel may hold text, manifests, recipes and safetensors; at most 20 MiB; no pickle; each weight as its manifest says;
+golden examples (an input and its output) of at most 1 MiB each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MAX_WHEEL_BYTES = 20 * 2**20
 MAX_WEIGHTS_BYTES = 6 * 2**20
+MAX_GOLDEN_BYTES = 2**20
 ALLOWED = {".py", ".json", ".yaml", ".safetensors", ".md", ".html", ".typed", ".txt", ""}
 
 
@@ -39,7 +42,10 @@ def faults_of(wheel: Path) -> list[str]:
         for name in names:
             if ".dist-info/" not in name and Path(name).suffix not in ALLOWED:
                 faults.append(f"{name}: this kind of file has no place in a wheel")
-            if name.endswith(".safetensors"):
+            if re.fullmatch(r"\w+/golden/[^/]+\.safetensors", name):
+                if archive.getinfo(name).file_size > MAX_GOLDEN_BYTES:
+                    faults.append(f"{name}: over the budget of {MAX_GOLDEN_BYTES} bytes")
+            elif name.endswith(".safetensors"):
                 content = archive.read(name)
                 if len(content) > MAX_WEIGHTS_BYTES:
                     faults.append(f"{name}: {len(content)} bytes, over the budget of {MAX_WEIGHTS_BYTES}")

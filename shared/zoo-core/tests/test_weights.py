@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import nn
 
 from zoo_core.catalog import CatalogEntry
@@ -29,6 +29,8 @@ from zoo_core.weights.card import card_text
 from zoo_core.weights.convert import recognise_file, unwrapped
 from zoo_core.weights.files import load_strict, read_tensors, sha256_of, write_tensors
 from zoo_core.weights.find import find
+from zoo_core.weights.golden import golden_difference, golden_path
+from zoo_core.weights.publish import assemble
 
 NAME = "tiny-x1.safetensors"
 CPU = torch.device("cpu")
@@ -312,6 +314,42 @@ class TestCommand:
         build(entry, find(entry, weights=target), device=CPU, dtype=torch.float32)
         with pytest.raises(InputError, match="--overwrite"):
             self.run("convert", source, "--from-pickle", "-o", target)
+
+
+class TestGolden:
+    def test_it_is_kept_in_the_package_and_published_from_there(self, entry: CatalogEntry) -> None:
+        weights = entry.folder / "weights" / NAME
+        path = golden_path(entry, entry.manifest.weights[0])
+        assert path == entry.folder / "golden" / f"{MODEL}.safetensors"
+        TestCommand.run("golden", MODEL)
+        module = build(entry, find(entry), device=CPU, dtype=torch.float32)
+        assert golden_difference(module, load_file(path), what="golden") == 0
+        with pytest.raises(InputError, match="exists already"):
+            TestCommand.run("golden", MODEL)
+
+        mine = torch.full((1, 3, 5, 7), 0.5)  # one that nobody would make up
+        with torch.no_grad():
+            write_tensors(path, {"input": mine, "output": module(mine)}, {}, overwrite=True)
+        files = assemble(entry, weights, licence="MIT", trained_on="noise").files
+        published = files["golden.safetensors"]
+        assert isinstance(published, bytes)
+        assert torch.equal(load(published)["input"], mine)
+
+    def test_weights_that_do_not_give_it_are_not_published(self, entry: CatalogEntry) -> None:
+        path = golden_path(entry, entry.manifest.weights[0])
+        write_tensors(path, {"input": torch.zeros(1, 3, 5, 7), "output": torch.ones(1, 3, 5, 7)}, {})
+        with pytest.raises(WeightsError, match=r"does not give the golden output.*zoo weights golden tiny-x1"):
+            assemble(entry, entry.folder / "weights" / NAME, licence="MIT", trained_on="noise")
+
+    def test_other_weights_than_those_of_the_set_get_their_own(self, entry: CatalogEntry, tmp_path: Path) -> None:
+        path = golden_path(entry, entry.manifest.weights[0])
+        write_tensors(path, {"input": torch.zeros(1, 3, 5, 7), "output": torch.ones(1, 3, 5, 7)}, {})
+        other = tmp_path / "other.safetensors"
+        other.write_bytes(tiny_weights(seed=1))
+        files = assemble(entry, other, licence="MIT", trained_on="noise").files
+        published = files["golden.safetensors"]
+        assert isinstance(published, bytes)
+        assert load(published)["input"].shape == (1, 3, 24, 32)
 
 
 def test_the_card_says_what_the_manifest_says(entry: CatalogEntry) -> None:

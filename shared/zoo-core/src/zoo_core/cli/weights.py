@@ -17,6 +17,7 @@ LIST_SCHEMA = "zoo.weights.ls/1"
 FILE_SCHEMA = "zoo.weights.file/1"
 VERIFY_SCHEMA = "zoo.weights.verify/1"
 CONVERT_SCHEMA = "zoo.weights.convert/1"
+GOLDEN_SCHEMA = "zoo.weights.golden/1"
 PUSH_SCHEMA = "zoo.weights.push/1"
 MAX_RECORD_BYTES = 1_000_000
 
@@ -151,12 +152,39 @@ def convert(file: Path, target: Path | None, from_pickle: bool, overwrite: bool,
         output.hint(f"zoo predict {found.model_id} INPUT -o out/ --weights {target}")
 
 
+@command.command("golden")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@set_option
+@click.option("--overwrite", is_flag=True, help="Replace a golden example that is there.")
+@output.format_option
+def golden(ids: tuple[str, ...], set_name: str | None, *, overwrite: bool, out: output.Output) -> None:
+    """Keep an input and its output in the package, for authors.
+
+    The conformance suite compares with it from then on, and `push` uploads it. Works for models of images.
+    """
+    import torch
+
+    from zoo_core.weights.build import build
+    from zoo_core.weights.files import write_tensors
+    from zoo_core.weights.find import find
+    from zoo_core.weights.golden import golden_path, make_golden
+
+    for entry in [catalog.find(name) for name in ids]:
+        weight_set = entry.manifest.weight_set(set_name)
+        found = find(entry, set_name=weight_set.name, say=output.note)
+        path = golden_path(entry, weight_set)
+        module = build(entry, found, device=torch.device("cpu"), dtype=torch.float32)
+        write_tensors(path, make_golden(entry, module), {"zoo.model": entry.manifest.id}, overwrite=overwrite)
+        data = {"id": entry.manifest.id, "path": path, "weights_sha256": weight_set.sha256}
+        out.result(GOLDEN_SCHEMA, data, str(path))
+
+
 @command.command("push")
 @click.argument("model", metavar="ID")
 @click.argument("repo", metavar="OWNER/NAME")
 @set_option
 @click.option("--weights", type=FILE, help="The file to publish; default the one that the model is run with.")
-@click.option("--golden", type=FILE, help="An input and its output; default one is made.")
+@click.option("--golden", type=FILE, help="An input and its output; default the package's, else one is made.")
 @click.option("--record", type=FILE, help="The run record (record.json) of the training, for the card.")
 @click.option("--licence", help="SPDX id; default the manifest's.")
 @click.option("--trained-on", help="The data, for the card; default the manifest's.")

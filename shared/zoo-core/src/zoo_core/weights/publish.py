@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_core.catalog import CatalogEntry
 from zoo_core.errors import UsageError, WeightsError
@@ -17,14 +17,10 @@ from zoo_core.weights.build import build
 from zoo_core.weights.card import card_text
 from zoo_core.weights.files import read_tensors, sha256_of
 from zoo_core.weights.find import FoundWeights
+from zoo_core.weights.golden import GOLDEN_TOLERANCE, golden_difference, golden_path, make_golden
 from zoo_core.weights.hub import AGENT
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
 FILE = "model.safetensors"
-GOLDEN_SEED = 0
-GOLDEN_TOLERANCE = 1e-4  # of the largest value: other CPUs add up in another order
 # The client waits for ever; a hub that takes a commit of many gigabytes may be silent for a while.
 SILENCE_SECONDS = 60.0
 
@@ -61,7 +57,8 @@ def assemble(
         weights: a safetensors file that fits it.
         licence: of these weights, as an SPDX id.
         trained_on: the data, for the card.
-        golden: a safetensors file with `input` and `output`; by default one is made, which works for models of images.
+        golden: a safetensors file with `input` and `output`; by default that of the package if these are the weights of
+            a set that has one, else one is made, which works for models of images.
         record: the run record of their training, for the card.
 
     Raises:
@@ -73,19 +70,22 @@ def assemble(
 
     found = FoundWeights(weights, "path", None, "to be published")
     module = build(entry, found, device=torch.device("cpu"), dtype=torch.float32)
+    digest = sha256_of(weights)
+    kept = [golden_path(entry, known) for known in entry.manifest.weights if known.sha256 == digest]
+    golden = golden or next((path for path in kept if path.is_file()), None)
     example = make_golden(entry, module) if golden is None else read_tensors(golden)[0]
     difference = golden_difference(module, example, what=str(golden))
     if difference > GOLDEN_TOLERANCE:
         raise WeightsError(
             f"{weights} does not give the golden output of {golden}: it is {difference:.1e} of the largest value off.",
-            "Make a new golden file for new weights (leave --golden away), or publish the right ones.",
+            f"Publish the right weights; for new ones make a new golden file (zoo weights golden {entry.manifest.id}).",
         )
     manifest = entry.manifest
     weight_set = WeightSet(
         source="embedded",  # until the commit says where it lies
         file=FILE,
         size_bytes=weights.stat().st_size,
-        sha256=sha256_of(weights),
+        sha256=digest,
         licence=licence,
         trained_on=trained_on,
     )
@@ -132,48 +132,6 @@ def push(bundle: Bundle, repo: str, *, message: str, private: bool, say: Callabl
         raise _refused(error, repo) from error
     place = {"source": "hub", "repo": repo, "revision": commit.oid}
     return Published(str(commit.commit_url), WeightSet.model_validate({**bundle.weight_set.model_dump(), **place}))
-
-
-def make_golden(entry: CatalogEntry, module: nn.Module) -> dict[str, Tensor]:
-    """Return a random image as `input`, (1, C, H, W) in the manifest's range, and the model's `output` for it.
-
-    Raises:
-        UsageError: the model does not take images of a known number of channels.
-    """
-    import torch
-
-    port = entry.manifest.inputs
-    if port.kind != "image" or port.channels is None:
-        raise UsageError(
-            f"{entry.manifest.id} takes a {port.kind}: no golden example can be made up.", "Give --golden FILE."
-        )
-    low, high = port.range or (0.0, 1.0)
-    step = port.multiple_of
-    height, width = -(-24 // step) * step, -(-32 // step) * step
-    noise = torch.rand(1, port.channels, height, width, generator=torch.Generator().manual_seed(GOLDEN_SEED))
-    image = low + (high - low) * noise
-    with torch.inference_mode():
-        return {"input": image, "output": module(image).clone()}
-
-
-def golden_difference(module: nn.Module, example: Mapping[str, Tensor], *, what: str) -> float:
-    """Return the largest difference from the golden output, as a share of its largest value.
-
-    Raises:
-        WeightsError: the example lacks `input` or `output`, or the output has another shape.
-    """
-    import torch
-
-    if example.keys() != {"input", "output"}:
-        raise WeightsError(f"{what} holds {', '.join(sorted(example))}.", "A golden file holds `input` and `output`.")
-    with torch.inference_mode():
-        output = module(example["input"])
-    golden = example["output"]
-    if output.shape != golden.shape:
-        raise WeightsError(
-            f"{what}: the output has shape {tuple(golden.shape)}, the model gives {tuple(output.shape)}."
-        )
-    return float((output - golden).abs().max() / golden.abs().max().clamp_min(1e-12))
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def train(
     if settings.init is not None:
         start(network, settings.init)
     return fit(
-        SRTask(network, entry.manifest.config.get("scale", 2), settings, device),
+        SRTask(network, int(entry.manifest.outputs.scale or 1), settings, device),
         settings,
         out,
         resume=resume,

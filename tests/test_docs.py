@@ -1,7 +1,7 @@
 """Every example of every page runs; links lead somewhere; options, pages and generated parts are what the code says.
 
 A fenced block is `console` (lines after `$ ` are commands, the others what they print, `...` for what may vary), `sh`
-(a script), `python` (a `text` block right after it is what it prints), or data (`json`, `yaml`, `text`). A page's
+(a script), `python` (a `text` block right after it is what it prints), or data (`json`, `yaml`, ...). A page's
 blocks run one after the other in one folder, which holds the repository's examples/ and its photo once more. What
 cannot run here says so, in the line before the block:
 
@@ -39,8 +39,10 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/*.md", "shared/*/README.md", "packages/*/README.md", "examples/README.md")
     for path in ROOT.glob(pattern)
 )
+# a page whose blocks are files and commands that a test of its own follows to the letter
+FOLLOWED = {"docs/add-a-model.md": "tests/test_add_a_model.py"}
 RUNNABLE = {"console", "sh", "python"}
-DATA = {"json", "yaml", "text", "mermaid"}
+DATA = {"json", "yaml", "toml", "text", "mermaid"}
 FENCE = re.compile(r"^(?P<before>[^\n]*)\n+```(?P<language>\S*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 SECONDS = 55
 
@@ -76,6 +78,8 @@ def blocks(page: str) -> list[Block]:
 
 
 def runs(page: str, marker: str = "") -> list[Block]:
+    if page in FOLLOWED:
+        return []
     return [block for block in blocks(page) if block.language in RUNNABLE and block.marker == marker]
 
 
@@ -173,8 +177,15 @@ def test_every_block_is_of_a_known_kind(page: str) -> None:
             json.loads(block.body)
         if block.language == "yaml":
             yaml.safe_load(block.body)
+        if block.language == "toml":
+            tomllib.loads(block.body)
     text = (ROOT / page).read_text(encoding="utf-8")
     assert text.count("\n```") == 2 * len(blocks(page)), f"{page} has a fence that is not seen as one"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page in FOLLOWED])
+def test_a_page_that_is_followed_elsewhere_is(page: str) -> None:
+    assert page in (ROOT / FOLLOWED[page]).read_text(encoding="utf-8")
 
 
 def test_what_ci_is_said_to_run_it_runs() -> None:

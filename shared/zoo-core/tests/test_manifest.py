@@ -63,6 +63,7 @@ def test_an_entry_point_is_a_module_and_a_name(good: dict[str, Any], tmp_path: P
         ({"licence": None}, "licence"),
         ({"file": "../../other.safetensors"}, "leaves its folder"),
         ({"file": "/etc/passwd"}, "leaves its folder"),
+        ({"file": "a/../../b"}, "leaves its folder"),
         ({"file": "a\\b"}, "leaves its folder"),
         ({**PIN, "revision": "main"}, "revision"),
         ({**PIN, "revision": None}, "40-hex revision"),
@@ -77,6 +78,16 @@ def test_weights_are_pinned_hashed_licensed_and_at_home(
     good["weights"] = [{**good["weights"][0], **changes}]
     with pytest.raises(UsageError, match=words):
         read_manifest(write(tmp_path, good), package=PACKAGE)
+
+
+def test_a_set_that_is_not_there_gets_the_nearest(good: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'default'"):
+        read_manifest(write(tmp_path, good), package=PACKAGE).weight_set("defalt")
+    twice = {**good, "weights": good["weights"] * 2}
+    with pytest.raises(UsageError, match="same name"):
+        read_manifest(write(tmp_path, twice), package=PACKAGE)
+    with pytest.raises(UsageError, match="without weights"):
+        read_manifest(write(tmp_path, {**good, "weights": []}), package=PACKAGE).weight_set()
 
 
 def test_an_unknown_key_gets_the_nearest(good: dict[str, Any], tmp_path: Path) -> None:

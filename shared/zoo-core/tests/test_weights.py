@@ -299,7 +299,8 @@ class TestCommand:
 
     def test_ls_path_get_and_verify_agree(self, entry: CatalogEntry) -> None:
         path = str(entry.folder / "weights" / NAME)
-        assert self.run("ls", "tiny*")["path"] == path
+        listed = self.run("ls", "tiny*")
+        assert (listed["path"], listed["name"]) == (path, f"{MODEL}:default")
         assert self.run("path", "tiny")["path"] == path
         assert self.run("get", MODEL)["path"] == path
         assert self.run("verify")["state"] == "right"

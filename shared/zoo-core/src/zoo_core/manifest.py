@@ -30,45 +30,49 @@ class Entry(_Data):
     `options` must live in a module that imports neither torch nor numpy: `zoo predict ID --help` reads it.
     """
 
-    model: EntryPoint
-    predictor: EntryPoint | None = None
-    options: EntryPoint | None = None
-    train: EntryPoint | None = None
-    evaluate: EntryPoint | None = None
-    bench: EntryPoint | None = None
-    convert: EntryPoint | None = None
+    model: EntryPoint = Field(description="the network, a torch module; `config` is what it is constructed with")
+    predictor: EntryPoint | None = Field(default=None, description="class behind `zoo predict`")
+    options: EntryPoint | None = Field(default=None, description="class of the options of `zoo predict ID`")
+    train: EntryPoint | None = Field(default=None, description="function behind `zoo train`")
+    evaluate: EntryPoint | None = Field(default=None, description="function behind `zoo eval`")
+    bench: EntryPoint | None = Field(default=None, description="function behind `zoo bench`")
+    convert: EntryPoint | None = Field(default=None, description="function that recognises other people's checkpoints")
 
 
 class Port(_Data):
     """What goes into a model or comes out of it."""
 
-    kind: Literal["image", "line", "page", "series", "boxes", "labels", "dataset", "text"]
-    channels: int | None = None
-    range: tuple[float, float] | None = None
-    colour: Literal["rgb", "gray"] | None = None
-    multiple_of: int = 1
-    scale: float | None = None
+    kind: Literal["image", "line", "page", "series", "boxes", "labels", "dataset", "text"] = Field(
+        description="what it is"
+    )
+    channels: int | None = Field(default=None, description="how many")
+    range: tuple[float, float] | None = Field(default=None, description="lowest and highest value")
+    colour: Literal["rgb", "gray"] | None = Field(default=None, description="what the channels are, in order")
+    multiple_of: int = Field(default=1, description="sides must be a multiple of this; the predictor pads and cuts")
+    scale: float | None = Field(default=None, description="of an output: its sides over those of the input")
 
 
 class Flops(_Data):
     """Floating-point operations (2 per multiply-add) of one forward pass at a stated input size."""
 
-    count: int
+    count: int = Field(description="operations")
     at: tuple[int, ...] = Field(description="input shape, NCHW for images")
 
 
 class WeightSet(_Data):
     """One set of weights: where it is, and what proves that it is the right one."""
 
-    name: str = "default"
-    source: Literal["embedded", "hub"]
-    file: str
-    size_bytes: int = Field(gt=0)
-    sha256: Sha256
-    licence: str
-    trained_on: str
-    repo: str | None = None
-    revision: Revision | None = None
+    name: str = Field(default="default", description="what `--set` calls it; the first set is the default one")
+    source: Literal["embedded", "hub"] = Field(
+        description="embedded: in the package's folder `weights`; hub: fetched when it is first needed"
+    )
+    file: str = Field(description="file name, of safetensors, in that folder or repository")
+    size_bytes: int = Field(gt=0, description="compared before the hash")
+    sha256: Sha256 = Field(description="of the file; compared whenever it is found")
+    licence: str = Field(description="SPDX id of these weights")
+    trained_on: str = Field(description="the data, in words")
+    repo: str | None = Field(default=None, description="OWNER/NAME on the hub")
+    revision: Revision | None = Field(default=None, description="commit on the hub, 40 hex digits; no branch or tag")
 
     @model_validator(mode="after")
     def _hub_sets_are_pinned(self) -> WeightSet:
@@ -82,11 +86,13 @@ class WeightSet(_Data):
 class Metric(_Data):
     """One figure with its provenance."""
 
-    name: str
-    value: float
-    dataset: str
-    protocol: str
-    by: Literal["ours", "paper", "official"]
+    name: str = Field(description="such as psnr_y")
+    value: float = Field(description="the figure")
+    dataset: str = Field(description="name of the pack")
+    protocol: str = Field(description="how it is measured, as `zoo eval --protocol` names it")
+    by: Literal["ours", "paper", "official"] = Field(
+        description="our weights; what the paper prints; the authors' weights as we measured them"
+    )
     command: str | None = Field(default=None, description="the command that printed it (for ours)")
 
     @model_validator(mode="after")
@@ -99,32 +105,32 @@ class Metric(_Data):
 class Paper(_Data):
     """The paper that describes the model."""
 
-    title: str
-    id: str
-    year: int
+    title: str = Field(description="as printed")
+    id: str = Field(description="such as arXiv:1909.11856")
+    year: int = Field(description="of publication")
 
 
 class Manifest(_Data):
     """One model. Read with `read_manifest`, found with `zoo_core.catalog`."""
 
-    format: Literal[1]
-    id: ModelId
-    aliases: tuple[ModelId, ...] = ()
-    task: str
-    summary: str
-    entry: Entry
+    format: Literal[1] = Field(description="of this file")
+    id: ModelId = Field(description="lower-case words with hyphens; what every command calls the model")
+    aliases: tuple[ModelId, ...] = Field(default=(), description="other names, such as earlier ones")
+    task: str = Field(description="what it does, such as super-resolution; `zoo list --task` selects by it")
+    summary: str = Field(description="one line for lists and cards")
+    entry: Entry = Field(description="where the code is")
     config: dict[str, Any] = Field(default_factory=dict, description="constructor arguments of entry.model")
-    inputs: Port
-    outputs: Port
+    inputs: Port = Field(description="what goes in")
+    outputs: Port = Field(description="what comes out")
     recipe: str | None = Field(default=None, description="file in the package's recipes folder")
-    weights: tuple[WeightSet, ...] = ()
-    parameters: int = Field(gt=0)
-    flops: Flops | None = None
-    precisions: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32",)
-    metrics: tuple[Metric, ...] = ()
-    paper: Paper
-    limits: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    weights: tuple[WeightSet, ...] = Field(default=(), description="published weights; none: `--weights FILE` only")
+    parameters: int = Field(gt=0, description="how many the model has, counted")
+    flops: Flops | None = Field(default=None, description="cost of one run")
+    precisions: tuple[Literal["fp32", "bf16", "fp16"], ...] = Field(default=("fp32",), description="in which it runs")
+    metrics: tuple[Metric, ...] = Field(default=(), description="figures, each with its provenance")
+    paper: Paper = Field(description="where it was described")
+    limits: tuple[str, ...] = Field(default=(), description="what it cannot do, one sentence each")
+    notes: tuple[str, ...] = Field(default=(), description="what else a user should know")
 
     @field_validator("weights")
     @classmethod

@@ -256,7 +256,7 @@ def _row(entry: catalog.CatalogEntry, weight_set: WeightSet) -> dict[str, Any]:
         from zoo_core.weights import hub
 
         path = hub.cached(weight_set)
-    return {"name": f"{entry.manifest.id}:{weight_set.name}", "path": path, **weight_set.model_dump(mode="json")}
+    return {**weight_set.model_dump(mode="json"), "name": f"{entry.manifest.id}:{weight_set.name}", "path": path}
 
 
 def _read_record(path: Path | None) -> dict[str, Any] | None:

@@ -39,11 +39,11 @@ class TrainRecipe(BaseModel):
     graph: bool = Field(
         False, description="replay forward and backward as one CUDA graph; one device, equal batch shapes"
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is a device")
     workers: int = Field(
         0, ge=0, description="processes or threads that make batches ahead; 0: the loop does, one ahead"
     )
-    worker_kind: Literal["process", "thread"] = "process"
+    worker_kind: Literal["process", "thread"] = Field("process", description="what the workers are")
 
     save_every: int = Field(1000, gt=0, description="steps")
     eval_every: int = Field(1000, gt=0, description="steps")

@@ -83,7 +83,8 @@ class WeightChecks(Suite):
         again = construct(subject.entry).eval()
         load_strict(again, read_tensors(path)[0], what="saved.safetensors")
         batch = subject.input()
-        assert torch.equal(subject.compute(batch, again), subject.compute(batch)), (
+        equal = torch.equal(subject.compute(batch, again), subject.compute(batch))
+        assert equal, (
             "the network computes with something that is not in its state dict: make it a parameter or a buffer"
         )
 

@@ -28,10 +28,8 @@ class Place:
         own = {
             "PATH": os.pathsep.join([str(self.environment / "bin"), os.environ["PATH"]]),
             "OMP_NUM_THREADS": "1",
-            # byte code is kept from one command to the next, as in any installed environment
-            "PYTHONPYCACHEPREFIX": str(self.environment / "bytecode"),
         }
-        others = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+        others = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")  # byte code makes the second command quicker
         kept = {name: value for name, value in os.environ.items() if name not in others}
         done = subprocess.run(
             command, cwd=self.folder, env={**kept, **own}, timeout=58, capture_output=True, text=True, check=False

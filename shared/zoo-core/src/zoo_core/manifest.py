@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from zoo_core.errors import UsageError, did_you_mean
+from zoo_core.errors import UsageError, WeightsError, did_you_mean
 
 FORMAT = 1
 MAX_BYTES = 20_000
@@ -143,6 +143,7 @@ class Manifest(_Data):
         """Return the named weight set, by default the first one.
 
         Raises:
+            WeightsError: the model is published without weights.
             UsageError: there is no such set.
         """
         if name is None and self.weights:
@@ -151,7 +152,7 @@ class Manifest(_Data):
             if weight_set.name == name:
                 return weight_set
         if not self.weights:
-            raise UsageError(f"{self.id} is published without weights.", "Give your own with --weights FILE.")
+            raise WeightsError(f"{self.id} is published without weights.", "Give your own with --weights FILE.")
         raise UsageError(
             f"{self.id} has no weight set {name!r}.", did_you_mean(name or "", [s.name for s in self.weights])
         )

@@ -60,7 +60,7 @@ def find(
         say: told before anything that may take long, such as a download.
 
     Raises:
-        WeightsError: nowhere to be had, or not the bytes that the manifest names.
+        WeightsError: published without any, nowhere to be had, or not the bytes that the manifest names.
         UsageError: no such weight set.
     """
     if weights is not None:

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from zoo_core.testing.conformance.subject import Subject
 from zoo_core.testing.conformance.suite import Suite
 from zoo_core.testing.forked import Done
@@ -15,7 +17,10 @@ from zoo_core.testing.forked import Done
 
 def _records(done: Done) -> list[dict[str, Any]]:
     """Parse stdout of `--format json`: one object a line, each of which names its schema."""
-    records = [json.loads(line) for line in done.stdout.splitlines()]
+    try:
+        records = [json.loads(line) for line in done.stdout.splitlines()]
+    except json.JSONDecodeError:
+        pytest.fail(f"stdout is for results: print nothing in the package, log with logging\n{done.stdout}")
     assert all(record["schema"] == "zoo.predict/1" for record in records)
     return records
 
@@ -88,7 +93,7 @@ class PredictingChecks(Suite):
         assert isinstance(record["result"], dict), "Result.as_dict returns a dict that JSON can hold"
         human = subject.predict(subject.example, "-o", "human", cwd=tmp_path)
         assert (human.code, len(human.stdout.splitlines())) == (0, 1), (
-            f"print nothing in the package, log with logging: stdout is for results\n{human.stdout}"
+            f"stdout is for results: print nothing in the package, log with logging\n{human.stdout}"
         )
         dry = subject.predict(subject.example, "-o", "dry", "--dry-run", cwd=tmp_path)
         assert (dry.code, (tmp_path / "dry").exists()) == (0, False)

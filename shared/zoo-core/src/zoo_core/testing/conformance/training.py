@@ -32,7 +32,8 @@ class TrainingChecks(Suite):
         path = out / record["weights"]["file"]
         assert sha256_of(path) == record["weights"]["sha256"]
         module = build(trained.entry, FoundWeights(path, "path", None, "trained"), device=CPU, dtype=torch.float32)
-        assert torch.isfinite(trained.compute(trained.input(), module)).all()
+        finite = bool(torch.isfinite(trained.compute(trained.input(), module)).all())
+        assert finite, "the trained network gives values that are not finite"
 
     def test_killed_and_resumed_ends_bit_equal(self, trained: Subject, tmp_path: Path) -> None:
         """Killed with -9 between two checkpoints and started again, a run on the CPU gives the same file."""
@@ -52,7 +53,8 @@ class TrainingChecks(Suite):
         assert resumed.code == 0, resumed.stderr
         assert "resumed after step" in resumed.stderr
         file = record["weights"]["file"]
-        assert (out / file).read_bytes() == (whole / file).read_bytes(), (
+        equal = (out / file).read_bytes() == (whole / file).read_bytes()
+        assert equal, (
             "killed and resumed, the run ends with other weights: `batch(step)` must be a pure function of seed and "
             "step, and everything that the training changes a parameter or buffer of the module or the optimiser"
         )

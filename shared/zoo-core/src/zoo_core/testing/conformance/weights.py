@@ -60,6 +60,14 @@ class WeightChecks(Suite):
         _refused_by_command(subject, short)
         _refused_by_command(subject, tmp_path / "not-there.safetensors")
 
+    def test_a_model_without_weights_says_so(self, subject: Subject) -> None:
+        """Without published weights and without --weights the command ends with exit code 4 and says what to give."""
+        if subject.manifest.weights or subject.manifest.entry.predictor is None:
+            pytest.skip(f"{subject.id} has weights, or no predictor")
+        done = subject.zoo.run("predict", subject.id, str(subject.example), cwd=subject.folder)
+        assert (done.code, done.stdout) == (4, ""), done.stderr
+        assert "--weights FILE" in done.stderr
+
     def test_wrong_bytes_are_refused(self, subject: Subject, tmp_path: Path) -> None:
         """An embedded file of the right size whose last byte differs is not loaded."""
         path = subject.found.path
@@ -83,7 +91,8 @@ class WeightChecks(Suite):
         again = construct(subject.entry).eval()
         load_strict(again, read_tensors(path)[0], what="saved.safetensors")
         batch = subject.input()
-        assert torch.equal(subject.compute(batch, again), subject.compute(batch)), (
+        equal = torch.equal(subject.compute(batch, again), subject.compute(batch))
+        assert equal, (
             "the network computes with something that is not in its state dict: make it a parameter or a buffer"
         )
 

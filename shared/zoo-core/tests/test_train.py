@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from zoo_core.config import load_recipe
 from zoo_core.errors import MissingDependencyError, UsageError
-from zoo_core.train import Order, RunRecord, TrainRecipe, fit, seed_all, step_generator
+from zoo_core.train import Order, RunRecord, TrainRecipe, fit, launch, seed_all, step_generator
 from zoo_core.train.curves import draw_curves
 from zoo_core.train.ema import Ema
 from zoo_core.train.generators import generator_states, kept_generators, restore_generators
@@ -375,12 +375,16 @@ def test_a_dry_run_writes_nothing_and_says_how_long(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("keys", "message"),
-    [({"graph": True}, "graph=true needs a CUDA device"), ({"precision": "fp16"}, "fp16 needs a CUDA device")],
+    [
+        ({"graph": True}, "graph=true needs a CUDA device"),
+        ({"precision": "fp16"}, "fp16 needs a CUDA device"),
+        ({"graph": True, "precision": "fp16"}, "graph=true and precision=fp16 need a CUDA device"),
+    ],
 )
-def test_what_a_cpu_cannot_do_is_refused(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
-    recipe = line_recipe(**keys)
-    with pytest.raises(UsageError, match=message):
-        fit(Line(recipe), recipe, tmp_path / "run")
+def test_what_a_cpu_cannot_do_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        launch(line_recipe(device="cpu", **keys))
+    assert all(f"{key}=" in caught.value.remedy for key in keys)
 
 
 def assert_same_losses(one: Path, two: Path, *, rel: float, after: int = 0) -> None:

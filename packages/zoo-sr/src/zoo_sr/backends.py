@@ -2,7 +2,7 @@
 
 `Packed` runs on any CPU build of PyTorch with oneDNN, needs no warm-up and nothing installed. Engines that convert the
 network first (openvino, onnxruntime, inductor) are ways of `zoo bench` only: they gain little over it or nothing, take
-seconds before the first image, and know nothing of tiles (docs/speed-cpu.md has the figures).
+seconds before the first image, and know nothing of tiles (docs/benchmarks.md has the figures).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ ROUNDS = 7
 EQUAL = Limits(most=1, share=1e-3, rms=0.03)
 HALF = {"bf16": Limits(most=40, share=1, rms=1.5), "fp16": Limits(most=4, share=0.2, rms=0.3)}
 _WHOLE_PIXEL_BYTES = 6000  # a whole-image way: every map of a block and the six that are concatenated at the end, fp32
-_MAPS_MOVED = 66  # 9 a block, 12 for head and tail (docs/speed-cpu.md)
+_MAPS_MOVED = 66  # 9 a block, 12 for head and tail
 
 Image = NDArray[np.uint8]
 

@@ -280,8 +280,7 @@ class SRPredictor(Predictor[Image, list[Planes], Enlarged]):
         full = max(new_height * new_width, height * width * self.factor**2) * frames
         if full > self.options.max_pixels:
             raise InputError(
-                f"{name} would become {full / 1e6:.0f} million pixels; the limit is "
-                f"{self.options.max_pixels / 1e6:.0f} million.",
+                f"{name} would become {full:,} pixels; the limit is {self.options.max_pixels:,}.",
                 f"Raise it with --max-pixels {full} if memory and time allow.",
             )
 

@@ -12,7 +12,7 @@ from torch import nn
 from zoo_core.catalog import CatalogEntry
 from zoo_core.config import load_recipe
 from zoo_core.errors import WeightsError
-from zoo_core.train import RunRecord, fit, seed_all
+from zoo_core.train import RunRecord, fit, launch, seed_all
 from zoo_core.weights.build import construct
 from zoo_core.weights.files import read_tensors
 from zoo_sr.task import Recipe, SRTask
@@ -58,17 +58,18 @@ def train(
         smoke: a run of seconds on synthetic photos.
     """
     settings = load_recipe(recipe or entry.recipe_path(), overrides, Recipe, smoke=smoke)
-    device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
+    fabric = launch(settings)
     seed_all(settings.seed)
-    network = construct(entry).to(device).to(memory_format=torch.channels_last)
+    network = construct(entry).to(fabric.device).to(memory_format=torch.channels_last)
     if settings.init is not None:
         start(network, settings.init)
     return fit(
-        SRTask(network, int(entry.manifest.outputs.scale or 1), settings, device),
+        SRTask(network, int(entry.manifest.outputs.scale or 1), settings, fabric.device),
         settings,
         out,
         resume=resume,
         dry_run=dry_run,
+        fabric=fabric,
     )
 
 

@@ -71,7 +71,7 @@ def command(
     out.result(SCHEMA, {"model": entry.manifest.id, "out": folder, **data}, _text(entry.manifest.id, data))
     if record.weights is not None:
         output.hint(f"zoo predict {entry.manifest.id} INPUT -o out/ --weights {folder / record.weights['file']}")
-    elif not dry_run:
+    elif record.status == "time limit":
         output.note("The run is not at its end; the same command goes on.")
 
 

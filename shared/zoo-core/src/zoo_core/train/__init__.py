@@ -43,6 +43,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo_core.train.devices import launch
     from zoo_core.train.generators import seed_all
     from zoo_core.train.loop import fit
     from zoo_core.train.order import Order, step_generator
@@ -56,10 +57,11 @@ _LAZY = {
     "Task": "task",
     "TrainRecipe": "recipe",
     "fit": "loop",
+    "launch": "devices",
     "seed_all": "generators",
     "step_generator": "order",
 }
-__all__ = ["Order", "RunRecord", "Task", "TrainRecipe", "fit", "seed_all", "step_generator"]
+__all__ = ["Order", "RunRecord", "Task", "TrainRecipe", "fit", "launch", "seed_all", "step_generator"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,13 @@ def _processor() -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory that tensors took on a CUDA device, or that this process took."""
+    """Return the most memory that tensors took on a CUDA device, or that this process took (0 where nobody knows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     # kilobytes on Linux, bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +12,10 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from zoo_core.config import dump_recipe, recipe_hash
-from zoo_core.errors import InterruptedRunError, UsageError
+from zoo_core.errors import InterruptedRunError
 from zoo_core.io.atomic import check_writable, whole
 from zoo_core.train.curves import draw_curves
+from zoo_core.train.devices import launch
 from zoo_core.train.ema import Ema
 from zoo_core.train.generators import generator_states, kept_generators, restore_generators, seed_all
 from zoo_core.train.hardware import describe_hardware, peak_memory_bytes, wait_for
@@ -27,7 +27,7 @@ from zoo_core.train.record import RunRecord, Status, commit, now, versions
 from zoo_core.train.resume import check_same_run, finished_record, optimizer_state, restore_optimizer, starting_point
 from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, sweep, write_checkpoint
-from zoo_core.train.step import Step, check_ways, number_format
+from zoo_core.train.step import Step, number_format
 from zoo_core.train.structure import map_tensors
 from zoo_core.train.task import DescribesBatches, Task
 from zoo_core.weights.files import sha256_of, write_tensors
@@ -58,7 +58,7 @@ def fit(
             refuses a folder that holds a run; a path names a checkpoint, or the folder of a run.
         dry_run: run three steps and one evaluation, write nothing, and say in the record's metrics what the whole run
             would take.
-        fabric: devices and processes; by default one device, or what torchrun set up.
+        fabric: what `launch` returned, for a task that needs a device before; by default it is launched here.
 
     Returns:
         The run record; its status is `time limit` if the recipe's time ran out (the run can be resumed).
@@ -68,10 +68,7 @@ def fit(
         UsageError: this device cannot do what the recipe asks, or the checkpoint is of another recipe or other data.
         ZooError: the loss is NaN or infinite; the disk is full; every checkpoint is damaged.
     """
-    if fabric is None:
-        fabric = make_fabric(recipe)
-        fabric.launch()
-    check_ways(recipe, fabric)
+    fabric = fabric or launch(recipe)
     bare = task.module
     try:
         with stop_requests() as request, number_format(recipe.precision):
@@ -79,22 +76,6 @@ def fit(
             return run.rehearse() if dry_run else run.whole(resume)
     finally:
         task.module = bare
-
-
-def make_fabric(recipe: TrainRecipe) -> Fabric:
-    """Return one device, or this process's part of what torchrun started.
-
-    Raises:
-        UsageError: the recipe asks for CUDA and there is none.
-    """
-    if recipe.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device=cuda, and PyTorch finds no CUDA device.", "Set device=auto, or check `zoo doctor`.")
-    accelerator = recipe.device if recipe.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or "LOCAL_RANK" not in os.environ:
-        return Fabric(accelerator=accelerator, devices=1)
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    return Fabric(accelerator=accelerator, strategy="ddp", devices=local, num_nodes=world // local)
 
 
 class _Run:

@@ -132,26 +132,6 @@ def _copy_into(static: list[Tensor], fresh: list[Tensor]) -> None:
         target.copy_(source, non_blocking=True)
 
 
-def check_ways(recipe: TrainRecipe, fabric: Fabric) -> None:
-    """Refuse what this device cannot do.
-
-    Raises:
-        UsageError: `graph` without CUDA or with several processes; fp16 without CUDA.
-    """
-    cuda = fabric.device.type == "cuda"
-    if recipe.graph and not cuda:
-        raise UsageError("graph=true needs a CUDA device.", "Set graph=false.")
-    if recipe.graph and fabric.world_size > 1:
-        raise UsageError(f"graph=true runs on one device, not on {fabric.world_size} processes.", "Set graph=false.")
-    if recipe.precision == "fp16" and not cuda:
-        raise UsageError("precision=fp16 needs a CUDA device.", "Set precision=bf16 or fp32.")
-    if recipe.batch % fabric.world_size:
-        raise UsageError(
-            f"batch={recipe.batch} cannot be shared equally among {fabric.world_size} processes.",
-            "Choose a batch that their number divides.",
-        )
-
-
 class number_format:
     """While inside: matrix products and convolutions in plain fp32 or in tf32, as the precision says, on CUDA.
 

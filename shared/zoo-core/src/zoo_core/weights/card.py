@@ -68,11 +68,9 @@ def _paper_tag(paper_id: str) -> list[str]:
 def _body(manifest: Manifest, weight_set: WeightSet, record: Mapping[str, Any] | None) -> Iterator[str]:
     yield f"# {manifest.id}"
     yield f"\n{manifest.summary.rstrip('.')}. {manifest.parameters:,} parameters.\n"
-    yield (
-        "```\n"
-        + f"zoo info {manifest.id}\n"
-        + (f"zoo predict {manifest.id} INPUT -o out/\n" if _runs(manifest) else "")
-    )
+    yield f"```sh\nzoo info {manifest.id}"
+    if manifest.entry.predictor is not None:
+        yield f"zoo predict {manifest.id} INPUT -o out/"
     yield "```\n"
     yield f"- Takes: {_port(manifest.inputs)}"
     yield f"- Gives: {_port(manifest.outputs)}"
@@ -116,10 +114,6 @@ def _training(record: Mapping[str, Any]) -> Iterator[str]:
     if "recipe" in record:
         recipe = yaml.safe_dump(record["recipe"], sort_keys=False, allow_unicode=True)
         yield f"\n```yaml\n{recipe}```"
-
-
-def _runs(manifest: Manifest) -> bool:
-    return manifest.entry.predictor is not None
 
 
 def _port(port: Port) -> str:

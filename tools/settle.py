@@ -23,7 +23,7 @@ from zoo_core.catalog import CatalogEntry, find
 from zoo_core.train.record import RunRecord
 from zoo_core.weights.build import construct
 from zoo_core.weights.files import load_strict, read_tensors, sha256_of, write_tensors
-from zoo_core.weights.publish import make_golden
+from zoo_core.weights.golden import make_golden
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("set5", "set14")
@@ -109,7 +109,8 @@ def main() -> None:
     others = [metric for metric in manifest["metrics"] if metric["by"] != "ours"]
     manifest["metrics"] = [*measured(model, target, folder), *others]
     path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{model}: {target.stat().st_size:,} bytes; now `uv run tools/cards.py`")
+    subprocess.run(["zoo", "weights", "golden", model, "--overwrite"], check=True, cwd=ROOT)
+    print(f"{model}: {target.stat().st_size:,} bytes; now `uv run tools/cards.py` and tools/pages.py")
 
 
 if __name__ == "__main__":

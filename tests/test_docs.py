@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,7 @@ import yaml
 from zoo_core.catalog import load_object
 from zoo_core.cli.main import VERBS
 from zoo_core.io.packs import packs_root
+from zoo_core.testing.forked import ForkedZoo
 from zoo_sr.options import SROptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +45,17 @@ RUNNABLE = {"console", "sh", "python"}
 DATA = {"json", "yaml", "toml", "text", "mermaid"}
 FENCE = re.compile(r"^(?P<before>[^\n]*)\n+```(?P<language>\S*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 SECONDS = 55
+# the workspace is synced before tests run, and a test installs nothing
+PROGRAMS = {
+    "uv": """#!/bin/sh
+[ "$1" = run ] || { echo "only uv run is known here" >&2; exit 70; }
+shift
+exec "$@"
+""",
+    "pip": """#!/bin/sh
+[ "$*" = "install uv" ] || { echo "only pip install uv is known here" >&2; exit 70; }
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,9 @@ def runs(page: str, marker: str = "") -> list[Block]:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment in which examples run: no network, nothing of this user's settings."""
     folder = tmp_path_factory.mktemp("bin")
-    script = ROOT / "tests" / "forked_zoo.py"
-    runpy.run_path(str(script))["programs"](folder, folder / "line")
+    for name, text in PROGRAMS.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("ZOO_", "HF_"))}
     packs = packs_root()
     more = {
@@ -101,13 +113,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         **({"ZOO_PACKS": str(packs)} if packs else {}),
     }
     environment = {**kept, **more}
-    with subprocess.Popen(
-        [sys.executable, str(script), str(folder / "line")], stdout=subprocess.PIPE, text=True, env=environment
-    ) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
+    with ForkedZoo(folder, ["zoo_sr.eval", "zoo_sr.predict", "zoo_sr.train"], environment=environment) as zoo:
+        zoo.programs(folder)
         yield environment
-        server.terminate()
 
 
 def run_block(block: Block, folder: Path, environment: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +46,11 @@ def halved(entry: CatalogEntry, tensors: dict[str, Tensor]) -> dict[str, Tensor]
     if rms > MOST_RMS:
         sys.exit("that is too much; keep these weights in single precision")
     return rounded
+
+
+def placeless(text: str) -> str:
+    """Shorten the absolute paths of weight files, which say nothing elsewhere, to folder and name."""
+    return re.sub(r"/[^\s\"]*/([^/\s\"]+/[^/\s\"]+\.safetensors)", r"\1", text)
 
 
 def measured(model: str, weights: Path, folder: Path) -> list[dict[str, Any]]:
@@ -91,8 +96,8 @@ def main() -> None:
 
     folder = ROOT / "models" / model
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(arguments.run / "record.json", folder / "run.json")
-    shutil.copy(arguments.run / "recipe.resolved.yaml", folder / "recipe.yaml")
+    for source, name in (("record.json", "run.json"), ("recipe.resolved.yaml", "recipe.yaml")):
+        (folder / name).write_text(placeless((arguments.run / source).read_text(encoding="utf-8")), encoding="utf-8")
 
     path = entry.folder / "manifests" / f"{model}.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +111,7 @@ def main() -> None:
             "trained_on": arguments.trained_on,
         }
     ]
-    others = [metric for metric in manifest["metrics"] if metric["by"] != "ours"]
+    others = [metric for metric in manifest.get("metrics", []) if metric["by"] != "ours"]
     manifest["metrics"] = [*measured(model, target, folder), *others]
     path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     subprocess.run(["zoo", "weights", "golden", model, "--overwrite"], check=True, cwd=ROOT)

@@ -24,7 +24,7 @@ from zoo_core.predict import choose_device
 from zoo_core.weights.build import build
 from zoo_core.weights.find import find
 from zoo_sr import converted
-from zoo_sr.backends import Packed, fastest, fits
+from zoo_sr.backends import Packed, fastest
 from zoo_sr.imdn import IMDB, IMDN, SLOPE
 from zoo_sr.peers import PEERS, peer
 from zoo_sr.stages import Geometry
@@ -171,17 +171,25 @@ def _cpu_ways(module: nn.Module, image: Image, against: Sequence[str]) -> Made:
 
         return made
 
+    def half(make: Callable[[], Way]) -> Callable[[], Way]:
+        def made() -> Way:
+            if not _multiplies_bf16():
+                raise UsageError("This processor has no bf16 arithmetic: it would be slower than fp32.")
+            return make()
+
+        return made
+
     yield "plain eager", eager
     yield "ours", lambda: _sweep("ours", module, image, EQUAL)
-    yield "ours bf16", lambda: _sweep("ours bf16", copy.deepcopy(module).bfloat16(), image, HALF["bf16"])
+    yield "ours bf16", half(lambda: _sweep("ours bf16", copy.deepcopy(module).bfloat16(), image, HALF["bf16"]))
     if "openvino" in wanted:
         yield "openvino", other(converted.openvino, "openvino", EQUAL)
-        yield "openvino bf16", other(converted.openvino, "openvino bf16", HALF["bf16"], half=True)
+        yield "openvino bf16", half(other(converted.openvino, "openvino bf16", HALF["bf16"], half=True))
     if "onnxruntime" in wanted:
         yield "onnxruntime", other(converted.onnxruntime, "onnxruntime", EQUAL)
     if "inductor" in wanted:
         yield "inductor", other(converted.inductor, "inductor", EQUAL)
-        yield "inductor bf16", other(converted.inductor, "inductor bf16", HALF["bf16"], half=True)
+        yield "inductor bf16", half(other(converted.inductor, "inductor bf16", HALF["bf16"], half=True))
     for name in wanted:
         if name in PEERS:
             yield name, lambda name=name: _peer(name, scale, image)  # type: ignore[misc]
@@ -230,8 +238,6 @@ def _sweep(name: str, module: nn.Module, image: Image, limits: Limits) -> Way:
     half = next(module.parameters()).dtype == torch.bfloat16
     tiles = plan(module, *image.shape[:2]).tiles
     notes = [f"{type(stages).__name__.lower()} stages, {tiles} tile{'s' if tiles > 1 else ''}"] if stages else []
-    if half and isinstance(module, IMDN) and not fits(module):
-        notes.append("this processor has no bf16 arithmetic")
     if isinstance(stages, Packed):
         notes.append("the default")
     return Way(
@@ -291,6 +297,15 @@ def _eight_bit(output: Any, peak: float) -> Image:
 def _factor(module: nn.Module) -> int:
     geometry = Geometry.of(module)
     return geometry.spread // geometry.stride
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the processor has instructions for bf16; without them libraries widen every number first."""
+    try:
+        known = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return True  # unknown: then the times say it
+    return any(flag in known for flag in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 def _enough_memory(image: Image) -> None:

@@ -73,7 +73,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "zero-byte": (lambda path: path.write_bytes(b""), "is empty"),
     "text": (lambda path: path.write_text("not a picture"), "its content is text"),
     "truncated": (truncated, "cannot be decoded as png"),
-    "bomb": (lambda path: path.write_bytes(png_header(60_000, 60_000)), "would become 57600 million pixels"),
+    "bomb": (lambda path: path.write_bytes(png_header(60_000, 60_000)), "would become 57,600,000,000 pixels"),
     "100 megapixels": (
         lambda path: path.write_bytes(png_header(10_000, 10_000)),
         "Raise it with --max-pixels 1600000000",

@@ -1,8 +1,9 @@
-"""Every kernel agrees with its formula in float64: on CUDA for real, elsewhere through Triton's interpreter."""
+"""Every kernel agrees with its formula in float64: on CUDA for real, elsewhere through Triton's interpreter.
+
+conftest.py at the root of the repository turns the interpreter on.
+"""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 import torch
@@ -15,8 +16,6 @@ from zoo_core.kernels.maps import check_map, interior, new_maps
 from zoo_core.kernels.pointwise import reference as point_reference
 from zoo_core.nn.contrast import ContrastAwareAttention, channel_statistics
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are defined: before the imports below
 pytest.importorskip("triton", reason="Triton is not installed: only the references can run here")
 from zoo_core.kernels.conv3x3 import triton as conv_kernel
 from zoo_core.kernels.pointwise import triton as point_kernel

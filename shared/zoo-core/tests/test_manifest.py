@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from zoo_core import catalog
-from zoo_core.errors import UsageError
+from zoo_core.errors import UsageError, WeightsError
 from zoo_core.manifest import MAX_BYTES, parse_manifest, read_manifest
 from zoo_core.testing.tiny import MODEL, PACKAGE, tiny_weights, weight_set, write_package
 
@@ -86,7 +86,7 @@ def test_a_set_that_is_not_there_gets_the_nearest(good: dict[str, Any], tmp_path
     twice = {**good, "weights": good["weights"] * 2}
     with pytest.raises(UsageError, match="same name"):
         read_manifest(write(tmp_path, twice), package=PACKAGE)
-    with pytest.raises(UsageError, match="without weights"):
+    with pytest.raises(WeightsError, match="without weights"):
         read_manifest(write(tmp_path, {**good, "weights": []}), package=PACKAGE).weight_set()
 
 

@@ -72,9 +72,11 @@ class Moments:
         rows = values[0].permute(1, 2, 0).reshape(-1, values.shape[1])
         for chunk in torch.split(rows, _CHUNK_PIXELS[values.device.type]):
             deviations = chunk.double()
-            mean = deviations.mean(0)
+            ones = deviations.new_ones(len(chunk))
+            # as products with ones: twice as fast as sums over rows
+            mean = ones @ deviations / len(chunk)
             deviations -= mean
-            self._merge(len(chunk), mean, deviations.square_().sum(0))
+            self._merge(len(chunk), mean, ones @ deviations.square_())
 
     def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
         if self.count == 0:

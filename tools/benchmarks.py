@@ -15,6 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
+# what an evaluation compares with unasked
+ALWAYS = ("paper", "bicubic", "input", "official")
 HEAD = """\
 # Benchmarks
 
@@ -43,7 +45,8 @@ def evaluation(record: dict[str, Any]) -> Iterator[str]:
     """Yield the section of one evaluation."""
     model, dataset = record["model"], record["dataset"]
     yield f"\n### {model} on {dataset}\n"
-    yield f"`zoo eval {model} --data {dataset}`: {record['n']} images, protocol {record['protocol']}.\n"
+    peers = "".join(f" --against {name}" for name in record["against"] if name not in ALWAYS)
+    yield f"`zoo eval {model} --data {dataset}{peers}`: {record['n']} images, protocol {record['protocol']}.\n"
     metrics = [name for name in record["intervals"] if name in record]
     rows = [["way", *metrics, *(f"ours minus this, {name} (95 %)" for name in metrics)]]
     for name, way in record["against"].items():

@@ -79,7 +79,6 @@ def test_no_network_no_pickle_no_installer(command: str, weights: Path, tmp_path
 
 
 def test_the_watch_sees_what_it_is_to_see(tmp_path: Path) -> None:
-    (tmp_path / "evil.pth").write_bytes(b"")
     code = WATCHED.replace(
         "main(sys.argv[1:])", "import pickle, pathlib; pickle.loads(pickle.dumps(pathlib.Path('x')))"
     )

@@ -23,10 +23,8 @@ from zoo_sr.stages import BLOCK_HALO_PX, HEAD_HALO_PX, TAIL_HALO_PX, Geometry, S
 from zoo_sr.storage import Map
 
 _LEAST_PIXELS = 16 * 16  # a piece that does not fit at this size will not fit at any
-_CHUNK_PIXELS = {
-    "cpu": 2048,
-    "cuda": 1 << 18,
-}  # float64 copies: within a core's cache; 128 MiB
+# Their float64 copies are within a core's cache, and of 128 MiB.
+_CHUNK_PIXELS = {"cpu": 2048, "cuda": 1 << 18}
 
 
 class NotFiniteError(ZooError):
@@ -200,9 +198,8 @@ class Sweep:
             mixed = self.stages.mix(i, h)
             if i > 0:
                 mixed += self.mixed.read(strip)
-            self.h.write(
-                strip, h
-            )  # nothing is written before all is computed: the strip may have to be done again in halves
+            # nothing is written before all is computed: the strip may have to be done again in halves
+            self.h.write(strip, h)
             self.mixed.write(strip, mixed)
 
         self.pieces.each(self.strips, close)

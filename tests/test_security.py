@@ -88,6 +88,19 @@ def test_the_watch_sees_what_it_is_to_see(tmp_path: Path) -> None:
     assert "SEEN socket.connect" in done.stderr
 
 
+def test_a_runtime_that_reports_home_is_kept_from_it() -> None:
+    pytest.importorskip("openvino", reason='needs pip install "zoo-sr[openvino]"')
+    code = """
+import torch
+from zoo_sr import IMDN, converted
+converted.openvino(IMDN(2, channels=16, blocks=1).eval(), torch.rand(1, 3, 24, 32))()
+from openvino.tools.ovc import telemetry_utils
+print(telemetry_utils.tm.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=55)
+    assert done.stdout.split()[-1] == "openvino.tools.ovc.telemetry_stub", done.stderr
+
+
 @pytest.mark.parametrize("verb", ["predict imdn-rtc PHOTO -o out --weights EVIL", "weights convert EVIL", "info EVIL"])
 def test_a_pickle_is_never_read_unasked(verb: str, tmp_path: Path) -> None:
     evil = tmp_path / "evil.pth"

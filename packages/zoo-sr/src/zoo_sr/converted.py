@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,8 @@ Convert: TypeAlias = Callable[[nn.Module, Tensor], Callable[[], NDArray[np.float
 def openvino(module: nn.Module, image: Tensor, *, half: bool = False) -> Callable[[], NDArray[np.float32]]:
     """OpenVINO, latency mode, with as many threads as PyTorch has; `half` computes in bf16."""
     _need(("openvino",), 'pip install "zoo-sr[openvino]"')
+    # The converter reports every use to its maker, unless this module of its cannot be imported.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino as ov
 
     with warnings.catch_warnings():

@@ -115,9 +115,9 @@ class Packed(Stages):
         c5 = self.blocks[i].c5
         return PackedConvolution.of(c5.weight * gate[None, :, None, None], c5.bias).plus(u, h)
 
-    def mix(self, i: int, h: Tensor) -> Tensor:
+    def mix(self, i: int, h: Tensor, mixed: Tensor | None) -> Tensor:
         """See `Stages.mix`."""
-        return self._mix[i](h)
+        return self._mix[i](h) if mixed is None else self._mix[i].plus(h, mixed)
 
     def tail(self, mixed: Tensor, f0: Tensor) -> Tensor:
         """See `Stages.tail`."""
@@ -170,7 +170,7 @@ def _agree(plain: Stages, other: Stages, like: Tensor) -> bool:
         for stages in (plain, other):
             u = stages.parts(0, h)
             closed = stages.close(0, u, gate, h)
-            result = stages.tail(stages.mix(0, closed), h).float()
+            result = stages.tail(stages.mix(0, closed, h), h).float()
             if stages is plain:
                 expected = result
         scale = expected.abs().max()

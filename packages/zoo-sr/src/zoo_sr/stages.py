@@ -110,9 +110,9 @@ class Stages:
         return functional.conv2d(u, c5.weight * gate[None, :, None, None], c5.bias).add_(h)
 
     def mix(self, i: int, h: Tensor, mixed: Tensor | None) -> Tensor:
-        """The 1x1 layer over all blocks' outputs, pixel by pixel: what h of block i adds to the sum (1, C, h, w) so far.
+        """What h of block i adds to the sum (1, C, h, w) of the 1x1 layer over all blocks' outputs, pixel by pixel.
 
-        Its bias and activation come in `tail`. `mixed` is None for the first block, and is not changed.
+        `mixed` is the sum so far, None for the first block; it is not changed. Bias and activation come in `tail`.
         """
         channels = self.geometry.channels
         added = functional.conv2d(h, self.mixer.weight[:, i * channels : (i + 1) * channels])

@@ -265,7 +265,7 @@ def bands(
             kept = placed.common(across)
             if kept:
                 values = output(core)
-                if not _all_finite(values):
+                if not all_finite(values):
                     raise not_finite(values.dtype)
                 band[kept.inside(across).slices] = finish(_cut(values, kept.inside(placed)))
             step()
@@ -284,12 +284,12 @@ def not_finite(dtype: torch.dtype) -> NotFiniteError:
     )
 
 
-def _all_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite. One of them shows in the sum, which is cheaper than looking at each."""
+def all_finite(values: Tensor) -> bool:
+    """Return whether no value is NaN or infinite: one that is shows in the sum, cheaper than a look at each."""
     return bool(values.sum(dtype=torch.float32).isfinite()) or bool(values.isfinite().all())
 
 
 def _cut(values: Tensor, region: Region) -> Tensor:
-    """A region of (N, C, H, W); the values themselves where it is all of them."""
+    """Return a region of (N, C, H, W); the values themselves where it is all of them."""
     rows, columns = region.slices
     return values[:, :, rows, columns]

@@ -3,7 +3,7 @@
 On a CPU it is `Packed`, for any build of PyTorch with oneDNN: it needs no warm-up and nothing installed. Engines that
 convert the network first (openvino, onnxruntime, inductor) are ways of `zoo bench` only. They take seconds before the
 first image and know nothing of tiles; OpenVINO runs the same oneDNN convolutions, so stage by stage, as tiles need it,
-it is slower than `Packed`: every stage copies its maps in and out. `tools/bench_engines.py` measures that, and
+it is slower than `Packed`: every stage copies its maps in and out. `tools/bench_stages.py` measures that, and
 docs/benchmarks.md has the figures of whole images.
 
 On CUDA in fp16 an image that is one tile goes through `FusedIMDN`; everything else is plain PyTorch.

@@ -25,6 +25,18 @@ Times on one machine say little about another; ratios say more, and they are tak
 the outputs have been compared.
 """
 
+SPEED = """
+## How fast
+
+On a CPU the default is `packed stages`: the network cut at its gates, in oneDNN's own operators. OpenVINO is not the
+default where it is installed, for three reasons that `zoo bench imdn-x4 --against openvino` and `uv run --with
+openvino tools/bench_stages.py` show. It calls the same oneDNN convolutions, so on a whole image it saves only what
+lies between them. Cut at the gates, as tiles need it, it is slower than packed stages, as every stage hands its maps
+over. And it converts the network first, which takes longer than an image of this size. Its lead on whole images is
+mostly memory that it keeps and that glibc takes back from PyTorch after every image: compare under
+`MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456`. That setting is the process's, so it is left to
+you; for a folder of small images it helps."""
+
 
 def records(kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the records of a kind (eval, bench), by model and name."""
@@ -98,7 +110,7 @@ def timing(path: Path, record: dict[str, Any]) -> Iterator[str]:
 def page() -> str:
     """Return the whole page."""
     lines = [HEAD, "## How good", *(line for _, record in records("eval") for line in evaluation(record))]
-    lines += ["\n## How fast", *(line for path, record in records("bench") for line in timing(path, record))]
+    lines += [SPEED, *(line for path, record in records("bench") for line in timing(path, record))]
     return "\n".join(lines) + "\n"
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo_core.distill import Objective, Student, Teacher, TeacherCache, Term, cosine, linear
+from zoo_core.distill import Objective, Student, Teacher, TeacherCache, Term, after, cosine, linear
 from zoo_core.distill.losses.features import mse
 from zoo_core.distill.losses.logits import cross_entropy, kl
 from zoo_core.probe import Point, Seen
@@ -30,15 +33,19 @@ class Recipe(TrainRecipe):
     form: str = "fp32"
     shard_bytes: int = 2000
     plain: bool = False
+    dropout: float = 0.1
+    norm: bool = True
+    feature_from: int = 0
 
 
 class Net(nn.Module):
     """Images (B, 3, 8, 8) -> logits, with dropout and batch norm, so that resuming has something to get wrong."""
 
-    def __init__(self, width: int, dropout: float = 0.1) -> None:
+    def __init__(self, width: int, dropout: float = 0.1, *, norm: bool = True) -> None:
         super().__init__()
+        between = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.body = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(2)
+            nn.Conv2d(3, width, 3, padding=1), between, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(2)
         )
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * width, CLASSES))
 
@@ -81,14 +88,15 @@ class Lesson:
             )  # fmt: skip
             self.teacher = Teacher(network, points, inputs="x", keys="id", fill=True, cache=cache)
         seed_all(recipe.seed)
-        student = Net(8)
+        student = Net(8, recipe.dropout, norm=recipe.norm)
         heat = cosine(4, 2, 0, 30)
         self.objective = Objective(
             [
                 Term("task", labels, "out"),
                 Term("kd", kl, "out", "logits", weight=linear(0, recipe.kd, 4, 20), constants={"tau": heat}),
                 Term(
-                    "feature", self._flat, "pool", "pool", adapter=nn.Conv2d(8, 16, 1), weight=recipe.feature,
+                    "feature", self._flat, "pool", "pool", adapter=nn.Conv2d(8, 16, 1),
+                    weight=after(recipe.feature_from, recipe.feature),
                     only=lambda batch: batch["id"] % 3 > 0,
                 ),
             ]
@@ -154,7 +162,36 @@ def main(out: Path, keys: dict[str, Any]) -> None:
     fit(Lesson(settings), settings, out)
 
 
+def processes(count: int, out: Path, keys: dict[str, Any]) -> int:
+    """Train in several processes, as torchrun sets them up; return how many failed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    pids = []
+    for rank in range(count):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.environ.update({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+                main(out, keys)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    return sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in pids)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
+    if (number := asked.pop("processes", 1)) > 1:
+        sys.exit(processes(number, folder, asked))
+    main(folder, asked)

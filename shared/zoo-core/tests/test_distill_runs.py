@@ -89,10 +89,10 @@ def killed(zoo: ForkedZoo, out: Path, keys: dict[str, Any], times: int, seconds:
 
 
 def test_killed_the_run_ends_bit_equal_from_a_live_teacher_and_from_a_cache(zoo: ForkedZoo, tmp_path: Path) -> None:
-    keys: dict[str, Any] = {"steps": 200, "save_every": 3}
+    keys: dict[str, Any] = {"steps": 160, "save_every": 4}
     train(tmp_path / "whole", **keys)
-    killed(zoo, tmp_path / "live", keys, 5, 0.4)
-    killed(zoo, tmp_path / "cached", {**keys, "cache": str(tmp_path / "cache")}, 5, 0.4)
+    killed(zoo, tmp_path / "live", keys, 4, 0.4)
+    killed(zoo, tmp_path / "cached", {**keys, "cache": str(tmp_path / "cache")}, 3, 0.4)
     assert published(tmp_path / "whole") == published(tmp_path / "live")
     assert published(tmp_path / "whole") == published(tmp_path / "cached")
 
@@ -134,3 +134,21 @@ def test_weights_of_zero_are_plain_training(tmp_path: Path) -> None:
     logged = read_table(tmp_path / "zero" / "log.csv")
     assert all(row["task"] == row["loss"] for row in logged)
     assert all(str(row["kd"]) == "nan" for row in logged)
+
+
+def test_two_processes_whose_masks_differ_train_as_one(zoo: ForkedZoo, tmp_path: Path) -> None:
+    # the feature term begins later, with an adapter that DDP waits for, and counts other samples in each process
+    keys = {"dropout": 0.0, "norm": False, "feature_from": 5, "ema_decay": 0.0, "steps": 30}
+    train(tmp_path / "one", **keys)
+    arguments = (str(SCRIPT), str(tmp_path / "two"), json.dumps({**keys, "processes": 2}))
+    zoo.start(*arguments, cwd=tmp_path, program="python")
+    done = zoo.wait()
+    assert done.code == 0, done.stderr
+    one, two = (
+        read_checkpoint(existing(tmp_path / name / "checkpoints")[0]).groups["model"] for name in ("one", "two")
+    )
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+    for column in ("loss", "kd", "feature"):
+        a, b = ([row[column] for row in read_table(tmp_path / name / "log.csv")] for name in ("one", "two"))
+        assert a == pytest.approx(b, rel=1e-4, nan_ok=True)

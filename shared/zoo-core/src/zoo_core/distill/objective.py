@@ -172,9 +172,10 @@ class Objective:
         return value
 
     def _kept_alive(self, student: Seen, weights: Mapping[str, float]) -> Tensor | float:
-        """Adapters of terms of weight 0 get gradients of 0, for DDP waits for the gradient of every parameter."""
-        if _processes() == 1:
-            return 0.0
+        """Adapters of terms of weight 0 get gradients of 0: DDP waits for the gradient of every parameter.
+
+        In a single process too, so that both do the same (an optimiser's weight decay, say).
+        """
         idle = [t.name for t in self.terms if t.adapter is not None and weights[t.name] == 0]
         return sum((0.0 * student.at[name + ADAPTED].sum() for name in idle), start=0.0)
 

@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from zoo_core.distill import Objective, Student, Teacher, TeacherCache, Term, after, cosine, linear
 from zoo_core.distill.losses.features import mse
 from zoo_core.distill.losses.logits import cross_entropy, kl
+from zoo_core.distill.rollout import generator
+from zoo_core.distill.stages import Plateau, Players, Stage
 from zoo_core.probe import Point, Seen
 from zoo_core.train import Order, TrainRecipe, fit, seed_all
+from zoo_core.train.stages import fit_stages
 
 SAMPLES, CLASSES = 96, 5
 
@@ -36,6 +39,7 @@ class Recipe(TrainRecipe):
     dropout: float = 0.1
     norm: bool = True
     feature_from: int = 0
+    what: str = "lesson"
 
 
 class Net(nn.Module):
@@ -74,7 +78,7 @@ def teacher_network(seed: int) -> nn.Module:
 class Lesson:
     """Learn labels, a teacher's logits, and its pooled features through an adapter."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, stage: Stage | None = None) -> None:
         self.recipe = recipe
         self.x, self.y = images()
         self.order = Order(SAMPLES, recipe.batch, recipe.seed)
@@ -101,9 +105,11 @@ class Lesson:
                 ),
             ]
         )  # fmt: skip
-        self.module: nn.Module = Student(student, {"pool": "body.3"}, self.objective)
+        self.module: Any = Student(student, {"pool": "body.3"}, self.objective)
         if recipe.plain:
             self.module = student
+        if stage is not None:
+            self.module.trains(stage.train, stage.freeze)
 
     @staticmethod
     def _flat(student: Tensor, teacher: Tensor) -> Tensor:
@@ -157,9 +163,72 @@ def recipe(**keys: Any) -> Recipe:
     )
 
 
+STAGES = (
+    Stage("head", 30, train=("head.*",)),
+    Stage("all", 60, until=Plateau("accuracy", 2), optimizer="new"),
+    Stage("cool", 40, freeze=("body.0.bias",), optimizer="keep"),
+)
+
+
+class Two(nn.Module):
+    """A generator and a critic in one module, so that both are saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic, self.generator = (
+            nn.Sequential(nn.Linear(2, 16), nn.Dropout(0.1), nn.SiLU(), nn.Linear(16, outs)) for outs in (1, 2)
+        )
+
+
+class Duel:
+    """A critic that learns three times for each time that the generator learns, with its own speed."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        seed_all(recipe.seed)
+
+        self.module: Any = Two()
+        self.players = Players({"critic": 3, "generator": 1})
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        groups = [
+            {"params": self.module.critic.parameters(), "lr_scale": 4.0, "betas": (0.0, 0.999)},
+            {"params": self.module.generator.parameters(), "betas": (0.5, 0.9)},
+        ]
+        return torch.optim.AdamW(groups)
+
+    def learning_rate(self, step: int) -> float:
+        return 1e-3
+
+    def batch(self, step: int) -> dict[str, Any]:
+        draws = generator(self.recipe.seed, 0, step)
+        return {"z": torch.randn(16, 2, generator=draws), "real": torch.randn(16, 2, generator=draws) + 3, "step": step}
+
+    def loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        critic, maker = self.module.critic, self.module.generator
+        with self.players.at(batch["step"], {"critic": critic, "generator": maker}) as turn:
+            fake = maker(batch["z"])
+            if turn == "critic":
+                loss = (
+                    nn.functional.softplus(critic(fake)).mean() + nn.functional.softplus(-critic(batch["real"])).mean()
+                )
+            else:
+                loss = nn.functional.softplus(-critic(fake)).mean()
+        return loss, {}
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        return {"weight": float(sum(p.sum() for p in module.parameters()))}
+
+    def fingerprint(self) -> str:
+        return "e" * 64
+
+
 def main(out: Path, keys: dict[str, Any]) -> None:
     settings = recipe(**keys)
-    fit(Lesson(settings), settings, out)
+    if settings.what == "stages":
+        fit_stages(STAGES, lambda stage: Lesson(settings, stage), settings, out)
+    else:
+        fit((Duel if settings.what == "duel" else Lesson)(settings), settings, out)
 
 
 def processes(count: int, out: Path, keys: dict[str, Any]) -> int:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from zoo_core.errors import UsageError
 from zoo_core.testing.forked import ForkedZoo
-from zoo_core.train import RunRecord, fit
+from zoo_core.train import RunRecord
 from zoo_core.train.log import read_table
 from zoo_core.train.state import existing, read_checkpoint
 
@@ -48,9 +48,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def train(out: Path, **keys: Any) -> RunRecord:
-    recipe = run.recipe(**keys)
-    return fit(run.Lesson(recipe), recipe, out)
+def train(out: Path, **keys: Any) -> None:
+    run.main(out, keys)
 
 
 def published(out: Path) -> bytes:
@@ -89,9 +88,9 @@ def killed(zoo: ForkedZoo, out: Path, keys: dict[str, Any], times: int, seconds:
 
 
 def test_killed_the_run_ends_bit_equal_from_a_live_teacher_and_from_a_cache(zoo: ForkedZoo, tmp_path: Path) -> None:
-    keys: dict[str, Any] = {"steps": 160, "save_every": 4}
+    keys: dict[str, Any] = {"steps": 120, "save_every": 4}
     train(tmp_path / "whole", **keys)
-    killed(zoo, tmp_path / "live", keys, 4, 0.4)
+    killed(zoo, tmp_path / "live", keys, 3, 0.4)
     killed(zoo, tmp_path / "cached", {**keys, "cache": str(tmp_path / "cache")}, 3, 0.4)
     assert published(tmp_path / "whole") == published(tmp_path / "live")
     assert published(tmp_path / "whole") == published(tmp_path / "cached")
@@ -152,3 +151,85 @@ def test_two_processes_whose_masks_differ_train_as_one(zoo: ForkedZoo, tmp_path:
     for column in ("loss", "kd", "feature"):
         a, b = ([row[column] for row in read_table(tmp_path / name / "log.csv")] for name in ("one", "two"))
         assert a == pytest.approx(b, rel=1e-4, nan_ok=True)
+
+
+# -- stages and players ------------------------------------------------------------------------------------------------
+
+STAGED: dict[str, Any] = {"what": "stages", "steps": 130, "eval_every": 5, "save_every": 3}
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("stages") / "whole"
+    train(out, **STAGED)
+    return out
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(existing(folder / "checkpoints")[0]).groups["model"]
+
+
+def test_stages_train_what_they_say_and_count_on(staged: Path) -> None:
+    head, everything, cool = staged / "stage-1-head", staged / "stage-2-all", staged
+    records = [RunRecord.model_validate_json((f / "record.json").read_text()) for f in (head, everything, cool)]
+    assert records[0].steps == 30
+    accuracy = [row["accuracy"] for row in read_table(everything / "eval.csv")]
+    # two evaluations without a new best, and not one more
+    assert records[1].steps == 30 + 5 * len(accuracy) < 90
+    assert max(accuracy[-2:]) <= max(accuracy[:-2])
+    assert records[2].steps == records[1].steps + 40
+    start = run.Lesson(run.recipe(**STAGED)).module.state_dict()
+    after_head, after_all, after_cool = state(head), state(everything), state(cool)
+    frozen = [name for name in start if name.startswith("module.body")]
+    # its batch norm's statistics, too
+    assert all(torch.equal(start[name], after_head[name]) for name in frozen)
+    assert not torch.equal(start["module.head.2.weight"], after_head["module.head.2.weight"])
+    assert not any(torch.equal(after_head[n], after_all[n]) for n in frozen if n.endswith(("weight", "running_mean")))
+    assert torch.equal(after_all["module.body.0.bias"], after_cool["module.body.0.bias"])
+    moments = [
+        read_checkpoint(existing(f / "checkpoints")[0]).groups["optimizer"]["6.step"] for f in (everything, cool)
+    ]
+    assert moments[0] == records[1].steps - 30, "begins anew"
+    assert moments[1] == records[2].steps - 30, "goes on"
+
+
+def test_killed_in_every_stage_the_run_ends_bit_equal(zoo: ForkedZoo, staged: Path, tmp_path: Path) -> None:
+    killed_in_each(zoo, tmp_path / "killed", STAGED, ["stage-1-head", "stage-2-all", "."])
+    assert published(tmp_path / "killed") == published(staged)
+
+
+def killed_in_each(zoo: ForkedZoo, out: Path, keys: dict[str, Any], folders: list[str]) -> None:
+    """Kill the run in each of its folders when that has its second checkpoint, then let it end."""
+    arguments = (str(SCRIPT), str(out), json.dumps(keys))
+    for folder in folders:
+        pid = zoo.start(*arguments, cwd=out.parent, program="python")
+        deadline = time.monotonic() + 30
+        while len(existing(out / folder / "checkpoints")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        os.kill(pid, signal.SIGKILL)
+        assert zoo.wait().code == -signal.SIGKILL
+        assert not (out / folder / "record.json").exists(), "killed too late to tell"
+    zoo.start(*arguments, cwd=out.parent, program="python")
+    done = zoo.wait()
+    assert done.code == 0, done.stderr
+
+
+def test_killed_in_the_turns_of_either_player_the_run_ends_bit_equal(zoo: ForkedZoo, tmp_path: Path) -> None:
+    keys = {"what": "duel", "steps": 60, "save_every": 1, "eval_every": 50}
+    train(tmp_path / "whole", **keys)
+    killed(zoo, tmp_path / "killed", keys, 3, 0.25)
+    assert published(tmp_path / "whole") == published(tmp_path / "killed")
+
+
+def test_each_player_moves_in_its_own_turn_alone(tmp_path: Path) -> None:
+    def after(steps: int) -> dict[str, torch.Tensor]:
+        train(tmp_path / str(steps), what="duel", steps=steps, save_every=1, ema_decay=0.0)
+        return state(tmp_path / str(steps))
+
+    three, four, five = after(3), after(4), after(5)
+    start = run.Duel(run.recipe(what="duel")).module.state_dict()
+    for name in start:
+        critic = name.startswith("critic")
+        assert torch.equal(start[name], three[name]) is not critic, name
+        assert torch.equal(three[name], four[name]) is critic, name
+        assert torch.equal(four[name], five[name]) is not critic, name

@@ -3,8 +3,8 @@
 Wang et al., NeurIPS 2020, arXiv:2002.10957: L = L_AT + L_VR, the divergences of the attention distributions (q with k)
 and of the value relations (v with v), of the last layer only (sections 3.1, 3.2). Maps are heads x tokens x tokens
 whatever the width, so a narrower student needs no adapter, and it may have any number of layers; but as many heads as
-the teacher. MiniLMv2 (Wang et al., Findings of ACL 2021, arXiv:2012.15828, section 3): q with q, k with k, v with v, the
-heads of both cut anew into equally many relation heads, from a layer of one's choice.
+the teacher. MiniLMv2 (Wang et al., Findings of ACL 2021, arXiv:2012.15828, section 3): q with q, k with k, v with v,
+the heads of both cut anew into equally many relation heads, from a layer of one's choice.
 
 A teacher assistant (section 3.3) is a stage of its own: teacher -> assistant of the teacher's depth and the student's
 width -> student.

@@ -143,8 +143,9 @@ def _fused_rows(x_s: Tensor, y_s: Tensor, x_t: Tensor, y_t: Tensor, keys: Tensor
     a, b = x_t.shape[-1] ** -0.5, x_s.shape[-1] ** -0.5
     attended = _attend(x_t, y_t, torch.cat([y_t, y_s], -1), keys)
     of_t, of_s = attended[..., : y_t.shape[-1]], attended[..., y_t.shape[-1] :]
-    teacher = a * (x_t * of_t).sum(-1) - _lse(x_t, y_t, keys, block)
-    return teacher - b * (x_s * of_s).sum(-1) + _lse(x_s, y_s, keys, block)
+    teacher: Tensor = a * (x_t * of_t).sum(-1) - _lse(x_t, y_t, keys, block)
+    student: Tensor = b * (x_s * of_s).sum(-1) - _lse(x_s, y_s, keys, block)
+    return teacher - student
 
 
 def _lse(x: Tensor, y: Tensor, keys: Tensor | None, block: int) -> Tensor:

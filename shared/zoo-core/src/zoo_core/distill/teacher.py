@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_core.distill.batches import Pick, pick
 from zoo_core.distill.cache import TeacherCache
-from zoo_core.distill.fingerprint import of_state, of_texts
+from zoo_core.distill.fingerprint import of_state, of_texts, told
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.probe import AttentionView, Edit, Point, Probe, Seen
 
@@ -64,10 +64,10 @@ class Teacher:
         self._probe = (Probe(module, points, edits, views=views).eval(),)
         self._run: Any = torch.compile(self._probe[0]) if compile else self._probe[0]
         self.inputs, self.precision, self.keys, self.fill = inputs, precision, keys, fill
-        self._told = [precision, preprocessing, *sorted(f"{n}={p!r}" for n, p in self._probe[0].points.items())]
+        self._told = [precision, preprocessing, *sorted(f"{n}={told(p)}" for n, p in self._probe[0].points.items())]
         self.transforms = dict(transforms or {})
-        self._told += [f"{name}->{change!r}" for name, change in sorted(self.transforms.items())]
-        self._told += [repr(edit) for edit in self._probe[0].edits]
+        self._told += [f"{name}->{told(change)}" for name, change in sorted(self.transforms.items())]
+        self._told += [told(edit) for edit in self._probe[0].edits]
         self._state = of_state(module)
         self._device = next((p.device for p in module.parameters()), None)
         self.cache = cache
@@ -124,9 +124,15 @@ class Teacher:
             at[name] = change(at[name])
         return Seen(seen.out, at)
 
+    def tensors(self) -> list[Tensor]:
+        """Return its weights and buffers."""
+        module = self._probe[0].module
+        return [*module.parameters(), *module.buffers()]
+
     def check_unchanged(self) -> None:
         """Raise if a weight or buffer has moved since the beginning (batch norm's statistics, say)."""
-        if of_state(self._probe[0].module) != self._state:
+        module: nn.Module = self._probe[0].module
+        if of_state(module) != self._state:
             raise ZooError(
                 "The teacher has changed during training: a weight or buffer is not what it was.",
                 "Give it a network of its own, not one that something else trains or runs in train mode.",

@@ -30,7 +30,7 @@ from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, existing, read_checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step, number_format
 from zoo_core.train.structure import map_tensors
-from zoo_core.train.task import DescribesBatches, LearnsFromOthers, PublishesPart, Task
+from zoo_core.train.task import DescribesBatches, LearnsFromOthers, PublishesPart, Rehearses, Task
 from zoo_core.weights.files import sha256_of, write_tensors
 
 LOG = logging.getLogger("zoo_core.train")
@@ -347,6 +347,9 @@ class _Run:
         """Run one step that sets everything up, two that are timed, and one evaluation; write nothing."""
         device, recipe, make = self.fabric.device, self.recipe, self._maker()
         self.pace = Pace(0)
+        if isinstance(self.task, Rehearses):
+            batch = map_tensors(lambda tensor: tensor.to(device), make(0))
+            LOG.info("%s", self.task.rehearse(batch))
 
         def timed(first: int, count: int) -> float:
             begin = time.perf_counter()

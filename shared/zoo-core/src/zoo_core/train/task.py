@@ -69,3 +69,12 @@ class LearnsFromOthers(Protocol):
     def identities(self) -> dict[str, str]:
         """Return what it depends on: a name -> a hash of its content."""
         ...
+
+
+@runtime_checkable
+class Rehearses(Protocol):
+    """A task with more to look at in a dry run than time and memory."""
+
+    def rehearse(self, batch: Any) -> str:
+        """Return what there is to say about a batch, which is on its device; raise if the run cannot work."""
+        ...

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from zoo_core.catalog import find
 from zoo_core.errors import UsageError
-from zoo_core.weights.build import construct
-from zoo_core.weights.convert import recognise_file
+from zoo_core.weights.build import construct, locate
 from zoo_core.weights.files import load_strict, read_tensors, sha256_of
 from zoo_core.weights.find import find as find_weights
 from zoo_sr.sweep import NotFiniteError
@@ -51,8 +50,7 @@ class Teacher:
             UsageError: it enlarges by another factor, or does not work on [0, 1].
             WeightsError: no weights, or of no installed model.
         """
-        path = weight_file(name)
-        entry = find(recognise_file(path).model_id if name.suffix else str(name))
+        entry, path = locate(name)
         manifest = entry.manifest
         if manifest.outputs.scale != scale or manifest.inputs.range != (0, 1):
             raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,8 @@ from zoo_core.distill.cache import TeacherCache
 from zoo_core.distill.fingerprint import of_state, of_texts, told
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.probe import AttentionView, Edit, Point, Probe, Seen
+from zoo_core.weights.build import construct, locate
+from zoo_core.weights.files import load_strict, read_tensors
 
 Precision = Literal["fp32", "bf16-true", "fp16-true"]
 TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16-true": torch.bfloat16, "fp16-true": torch.float16}
@@ -75,6 +78,25 @@ class Teacher:
             if keys is None:
                 raise UsageError("A teacher with a cache must know the samples' names.", "Give `keys`.")
             cache.check_teacher(self.fingerprint)
+
+    @classmethod
+    def open(cls, name: str | Path, points: Mapping[str, Point | str], *, inputs: Pick, **options: Any) -> Teacher:
+        """Open an installed model, or a safetensors file of one, as a teacher.
+
+        Args:
+            name: model id or file.
+            points: as for the class.
+            inputs: as for the class.
+            options: as for the class.
+
+        Raises:
+            UsageError: no such model or point.
+            WeightsError: no weights, or weights of no installed model.
+        """
+        entry, path = locate(name)
+        module = construct(entry)
+        load_strict(module, read_tensors(path)[0], what=str(path))
+        return cls(module, points, inputs=inputs, **options)
 
     @property
     def fingerprint(self) -> str:

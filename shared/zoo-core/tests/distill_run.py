@@ -28,7 +28,7 @@ SAMPLES, CLASSES = 96, 5
 
 
 class Recipe(TrainRecipe):
-    may_change: ClassVar[frozenset[str]] = TrainRecipe.may_change | {"cache", "shard_bytes", "teacher_seed"}
+    may_change: ClassVar[frozenset[str]] = TrainRecipe.may_change | {"cache", "shard_bytes", "teacher_seed", "form"}
     kd: float = 1.0
     feature: float = 0.5
     teacher_seed: int = 7
@@ -40,6 +40,7 @@ class Recipe(TrainRecipe):
     norm: bool = True
     feature_from: int = 0
     what: str = "lesson"
+    bad_step: int = -1
 
 
 class Net(nn.Module):
@@ -129,6 +130,8 @@ class Lesson:
         if self.recipe.plain:
             loss = nn.functional.cross_entropy(self.module(batch["x"]), batch["label"])
             return loss, {"task": loss.detach()}
+        if batch["step"] == self.recipe.bad_step:
+            batch = {**batch, "x": batch["x"] * torch.inf}
         taught = self.teacher(batch)
         seen: Seen = self.module(batch["x"])
         return self.objective(seen, taught, batch, batch["step"])

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from zoo_core.config import parse_yaml
 from zoo_core.distill import (
+    CachedTeacher,
     Objective,
     Student,
     Teacher,
     TeacherCache,
+    Teachers,
     Term,
     TopK,
     after,
@@ -349,6 +351,43 @@ def test_sparse_targets_come_back_and_teach_the_same(tmp_path: Path) -> None:
     student = Net()(batch(12)["x"])
     values = [sparse_kl(student, t(batch(12)).at["logits"]) for t in (one, live)]
     assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("form", ["fp32", "int8"])
+def test_lines_of_different_lengths_are_kept_without_padding(tmp_path: Path, form: Any) -> None:
+    per_frame = nn.Linear(3, 5, bias=False)
+    lines, frames = torch.randn(4, 7, 3), torch.tensor([7, 2, 4, 4])
+    data = {"x": lines, "id": torch.arange(4), "frames": frames}
+    live = Teacher(per_frame, {"logits": ""}, inputs="x")
+    cache = TeacherCache(tmp_path, teacher=live.fingerprint, data="d", form=form)
+    filling = Teacher(per_frame, {"logits": ""}, inputs="x", keys="id", lengths="frames", cache=cache, fill=True)
+    expected = live(data).at["logits"] * (torch.arange(7)[None, :, None] < frames[:, None, None])
+    before = filling(data).at["logits"]
+    cache.flush()
+    again = TeacherCache(tmp_path, form=form)
+    found = again.read([3, 0, 1])["logits"]
+    torch.testing.assert_close(found, expected[[3, 0, 1]], atol=0 if form == "fp32" else 0.05, rtol=0)
+    assert torch.equal(found, before[[3, 0, 1]])
+    # alone, a line is as long as it is, or as the batch is
+    assert again.read([1])["logits"].shape == (1, 2, 5)
+    assert again.read([1], frames=9)["logits"].shape == (1, 9, 5)
+
+
+def test_several_teachers_and_one_that_is_only_a_cache(tmp_path: Path) -> None:
+    written = cached(tmp_path / "cache")
+    only = CachedTeacher(TeacherCache(tmp_path / "cache"), "id")
+    assert only.identity == written.identity == teacher().identity
+    both = Teachers({"a": only, "b": Teacher(Net(seed=3), {"logits": ""}, inputs="x")})
+    taught = both(batch(12))
+    assert set(taught.at) == {"a:logits", "a:hidden", "b:logits"}
+    assert torch.equal(taught.at["a:logits"], teacher()(batch(12)).at["logits"])
+    other = Teachers({"a": only, "b": Teacher(Net(seed=4), {"logits": ""}, inputs="x")})
+    assert both.identity != other.identity
+    # the output itself was not written down
+    with pytest.raises(UsageError, match=r"the teacher has no output here.*Point"):
+        Objective([Term("kd", kl, "out", "out")])(Student(Net(), {})(batch()["x"]), only(batch()), batch(), 0)
+    with pytest.raises(InputError, match="outputs for 100"):
+        only(batch(seed=1))
 
 
 def test_views_are_kept_apart(tmp_path: Path) -> None:

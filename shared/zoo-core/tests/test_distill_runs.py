@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from zoo_core.errors import UsageError
+from zoo_core.errors import UsageError, ZooError
 from zoo_core.testing.forked import ForkedZoo
 from zoo_core.train import RunRecord
 from zoo_core.train.log import read_table
@@ -123,6 +123,23 @@ def test_another_teacher_is_refused_at_resume(whole: Path, tmp_path: Path) -> No
     train(tmp_path / "run", steps=30, time_limit_minutes=1e-9)
     with pytest.raises(UsageError, match=r"trained with another teacher \([0-9a-f]{12}, this is [0-9a-f]{12}\)"):
         train(tmp_path / "run", steps=30, teacher_seed=8)
+
+
+def test_a_cache_in_half_precision_is_within_the_noise_of_seeds(whole: Path, tmp_path: Path) -> None:
+    train(tmp_path / "half", cache=str(tmp_path / "cache"), form="fp16")
+    train(tmp_path / "seed", seed=1)
+    losses = [read_table(out / "log.csv")[-1]["loss"] for out in (whole, tmp_path / "half", tmp_path / "seed")]
+    assert abs(losses[1] - losses[0]) < 0.1 * abs(losses[2] - losses[0])
+    # what is not the teacher's own number is another teacher to a resumed run
+    train(tmp_path / "run", time_limit_minutes=1e-9)
+    with pytest.raises(UsageError, match="another teacher"):
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), form="fp16")
+
+
+def test_a_term_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ZooError, match=r"loss is nan at step 23.*of whose parts task, kd, feature are not finite"):
+        train(tmp_path / "run", bad_step=23)
+    assert existing(tmp_path / "run" / "checkpoints")[0].name == "step-00000020"
 
 
 def test_weights_of_zero_are_plain_training(tmp_path: Path) -> None:

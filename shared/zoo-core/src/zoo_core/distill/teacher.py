@@ -39,6 +39,7 @@ class Teacher:
         compile: whether it is compiled.
         cache: outputs that were written down before; see `TeacherCache`.
         keys: which part of a batch names its samples, for the cache.
+        lengths: which part of a batch tells the frames of each sample, (B,); the cache then keeps no padding.
         fill: compute what the cache lacks, and add it; without it, that is an error.
 
     Raises:
@@ -59,6 +60,7 @@ class Teacher:
         compile: bool = False,
         cache: TeacherCache | None = None,
         keys: Pick | None = None,
+        lengths: Pick | None = None,
         fill: bool = False,
     ) -> None:
         module = module.eval().requires_grad_(False)
@@ -66,7 +68,7 @@ class Teacher:
             module = module.to(TYPES[precision])
         self._probe = (Probe(module, points, edits, views=views).eval(),)
         self._run: Any = torch.compile(self._probe[0]) if compile else self._probe[0]
-        self.inputs, self.precision, self.keys, self.fill = inputs, precision, keys, fill
+        self.inputs, self.precision, self.keys, self.lengths, self.fill = inputs, precision, keys, lengths, fill
         self._told = [precision, preprocessing, *sorted(f"{n}={told(p)}" for n, p in self._probe[0].points.items())]
         self.transforms = dict(transforms or {})
         self._told += [f"{name}->{told(change)}" for name, change in sorted(self.transforms.items())]
@@ -122,8 +124,9 @@ class Teacher:
         if missing and not self.fill:
             raise self.cache.lacks(missing)
         x = pick(batch, self.inputs)
+        frames = None if self.lengths is None else pick(batch, self.lengths)
         if missing:
-            self.cache.add(names, self.compute(x))
+            self.cache.add(names, self.compute(x), lengths=frames)
         return Seen(None, self.cache.read(names, device=_device_of(x)))
 
     @torch.no_grad()

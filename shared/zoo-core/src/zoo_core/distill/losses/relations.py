@@ -83,7 +83,7 @@ def _log_map(x: Tensor, y: Tensor, keys: Tensor | None) -> Tensor:
 
 def _rows_kl(log_t: Tensor, log_s: Tensor) -> Tensor:
     r_t = log_t.exp()
-    return torch.where(r_t > 0, r_t * (log_t - log_s), 0.0).sum(-1)
+    return torch.where(r_t == 0, 0.0, r_t * (log_t - log_s)).sum(-1)
 
 
 class _Relation(torch.autograd.Function):

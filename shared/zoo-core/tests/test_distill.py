@@ -229,6 +229,32 @@ def test_adapters_train_with_the_student_and_are_not_published() -> None:
         Student(Net(), {"hidden": "hidden"}, [goal, other])
 
 
+def test_a_student_may_learn_from_its_own_average() -> None:
+    goal = Objective([Term("task", labels, "out"), Term("self", kl, "out", "ema:out"), Term("h", mse, "h", "ema:h")])
+    net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 4))
+    student = Student(net, {"h": "0"}, goal, follow=0.9)
+    optimizer = torch.optim.SGD([p for p in student.parameters() if p.requires_grad], 0.5)
+    average = {name: x.clone() for name, x in net.state_dict().items()}
+    for step in range(4):
+        for name, x in net.state_dict().items():
+            average[name] = 0.9 * average[name] + 0.1 * x if x.is_floating_point() else x.clone()
+        loss, parts = goal(student(batch()["x"]), None, batch(), step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(parts["h"]) > 0
+    for name, x in student.follower.module.state_dict().items():  # type: ignore[union-attr]
+        torch.testing.assert_close(x, average[name])
+    # saved, not trained, not published; still in evaluation
+    assert "follower.module.0.weight" in student.state_dict()
+    assert set(Student.published(student.state_dict())) == set(net.state_dict())
+    before = {name: x.clone() for name, x in student.state_dict().items()}
+    student.eval()(batch()["x"])
+    assert all(torch.equal(before[name], x) for name, x in student.state_dict().items())
+    with pytest.raises(UsageError, match=r"student with follow= has no point 'ema:out'"):
+        goal(Student(net, {"h": "0"}, goal)(batch()["x"]), None, batch(), 0)
+
+
 def test_what_is_frozen_stays_and_globs_that_match_nothing_are_refused() -> None:
     net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
     student = Student(net, {})

@@ -17,6 +17,7 @@ from zoo_core.probe import Seen
 
 Loss: TypeAlias = Callable[..., Tensor]
 Names: TypeAlias = str | tuple[str, ...]
+OWN_AVERAGE = "ema:"  # points of the student's own average, which the student hands out
 ADAPTED = "/adapted"  # where a student puts what a term's adapter made
 
 
@@ -28,7 +29,8 @@ class Term:
         name: in logs and messages.
         loss: (student, teacher, *, mask, constants) -> (B,); see `zoo_core.distill.losses`.
         student: name of the student's point, "out" for its output; several make a tuple of tensors.
-        teacher: name of the teacher's point, likewise; None: the loss gets the batch instead, for the labels.
+        teacher: name of the teacher's point, likewise ("ema:NAME": of the student's own average); None: the loss gets
+            the batch instead, for the labels.
         adapter: a module that is applied to the student's tensor and trained with it; see `Student`.
         weight: a number or a schedule; where it is 0 the loss is not computed.
         mask: which part of the batch says what counts inside a sample: (B, places...), True or a weight.
@@ -150,6 +152,8 @@ class Objective:
         ours = _named(student, name, f"The term {term.name!r}", "student")
         if term.teacher is None:
             theirs = batch
+        elif isinstance(term.teacher, str) and term.teacher.startswith(OWN_AVERAGE):
+            theirs = _named(student, term.teacher, f"The term {term.name!r}", "student with follow=")
         elif teacher is None:
             raise UsageError(f"The term {term.name!r} needs a teacher.", "Call the objective with what a teacher saw.")
         else:

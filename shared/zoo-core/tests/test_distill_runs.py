@@ -238,6 +238,14 @@ def test_killed_in_the_turns_of_either_player_the_run_ends_bit_equal(zoo: Forked
     assert published(tmp_path / "whole") == published(tmp_path / "killed")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [STAGED, {"what": "duel", "steps": 400, "save_every": 1}], ids=["stages", "players"])
+def test_killed_ten_times_anywhere_the_run_ends_bit_equal(zoo: ForkedZoo, tmp_path: Path, keys: dict[str, Any]) -> None:
+    train(tmp_path / "whole", **keys)
+    killed(zoo, tmp_path / "killed", keys, 10, 0.15)
+    assert published(tmp_path / "whole") == published(tmp_path / "killed")
+
+
 def test_each_player_moves_in_its_own_turn_alone(tmp_path: Path) -> None:
     def after(steps: int) -> dict[str, torch.Tensor]:
         train(tmp_path / str(steps), what="duel", steps=steps, save_every=1, ema_decay=0.0)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from zoo_core.errors import UsageError, ZooError
-from zoo_core.probe import Edit, KeyBias, Point, Probe, ScaleHeads, TowardValue, attention_view
+from zoo_core.probe import Edit, KeyBias, Point, Probe, ScaleHeads, TowardValue, attention_view, output_shapes
 
 
 def convolutions() -> nn.Sequential:
@@ -100,6 +100,17 @@ def test_names_that_lead_nowhere() -> None:
         Probe(Twice(), {"out": "layer"})
     with pytest.raises(UsageError, match=r"Linear is no attention module"):
         Probe(Twice(), {"y": Point("layer", "q")})
+
+
+def test_all_points_of_a_module_with_their_shapes() -> None:
+    net = convolutions()
+    net(IMAGES)
+    shapes = output_shapes(net, IMAGES)
+    assert shapes == {
+        "": (2, 2), "0": (2, 4, 8, 8), "1": (2, 4, 8, 8), "2": (2, 5, 6, 6), "3": (2, 180), "4": (2, 2)
+    }  # fmt: skip
+    assert list(output_shapes(Twice(), torch.randn(1, 3))) == ["", "layer"]
+    assert all(not m._forward_hooks for m in net.modules())
 
 
 def test_nothing_stays_between_calls_and_copies_are_independent() -> None:

@@ -148,6 +148,17 @@ def test_weight_zero_is_not_computed() -> None:
         Objective([Term("b", never, "out", weight=after(5))])(seen([1.0]), None, {}, 4)
 
 
+def test_terms_that_change_with_the_step_are_known() -> None:
+    # a CUDA graph would freeze them
+    terms = [
+        Term("a", kl, "out", weight=2.0, constants={"tau": linear(4, 1, 0, 9)}),
+        Term("b", kl, "out", weight=const(1)),
+        Term("c", kl, "out", weight=after(5)),
+        Term("d", kl, "out", constants={"chunk": 3}),
+    ]
+    assert Objective(terms).changes() == ["a", "c"]
+
+
 def test_micro_batches_add_up_to_the_batch() -> None:
     net, data = Net(), batch(6)
     goal = Objective([Term("task", labels, "out", only="labelled"), Term("plain", labels, "out", weight=0.3)])

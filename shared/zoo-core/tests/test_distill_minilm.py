@@ -73,6 +73,25 @@ def test_single_precision_holds_where_student_and_teacher_are_close(way: Any) ->
     torch.testing.assert_close(value.double(), relation_kl(exact, wide, way="explicit"), rtol=0, atol=1e-5)
 
 
+def test_what_is_kept_for_the_backward_pass_grows_with_the_tokens_and_not_with_their_square() -> None:
+    def kept(tokens: int, way: Any) -> int:
+        student, teacher = (pair(1, 2, tokens, 8, seed=s) for s in (0, 1))
+        count = 0
+
+        def note(x: Tensor) -> Tensor:
+            nonlocal count
+            count += x.numel()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            relation_kl(tuple(x.requires_grad_() for x in student), teacher, way=way, block=16)  # type: ignore[arg-type]
+        return count
+
+    for way in ("blocks", "fused"):
+        assert kept(256, way) <= 2 * kept(128, way)
+    assert kept(256, "explicit") > 3.5 * kept(128, "explicit")
+
+
 def test_shared_keys_and_one_tensor_as_both_sides() -> None:
     teacher, (x, y) = pair(1, 4, 6, 8, seed=0), pair(1, 4, 6, 8, seed=1)
     shared = y[:, :2].clone().requires_grad_()

@@ -11,7 +11,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from zoo_core.distill.batches import Pick, pick
-from zoo_core.distill.schedules import Schedule, at
+from zoo_core.distill.schedules import Constant, Schedule, at
 from zoo_core.errors import UsageError, ZooError, did_you_mean
 from zoo_core.probe import Seen
 
@@ -82,6 +82,13 @@ class Objective:
         """Return the weight of each term at a step."""
         return {term.name: float(at(term.weight, step)) for term in self.terms}
 
+    def changes(self) -> list[str]:
+        """Return the names of the terms with a weight or constant that depends on the step."""
+        return [
+            t.name for t in self.terms
+            if any(isinstance(x, Schedule) and not isinstance(x, Constant) for x in (t.weight, *t.constants.values()))
+        ]  # fmt: skip
+
     def __call__(
         self, student: Seen, teacher: Seen | None, batch: Any, step: int, *, totals: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -100,6 +107,11 @@ class Objective:
         """
         device_type = _device(student)
         weights = self.weights(step)
+        if device_type == "cuda" and torch.cuda.is_current_stream_capturing() and self.changes():
+            raise UsageError(
+                f"A CUDA graph would keep the weights of step {step} for ever: {', '.join(self.changes())} change.",
+                "Set graph=false, or make their weights and constants plain numbers.",
+            )
         # losses are float32 whatever the training's precision
         with torch.autocast(device_type, enabled=False):
             values, shares = self.per_sample(student, teacher, batch, step)

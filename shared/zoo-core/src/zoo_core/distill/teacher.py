@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from zoo_core.distill.batches import Pick, pick
@@ -126,6 +127,8 @@ class Teacher:
         x = pick(batch, self.inputs)
         frames = None if self.lengths is None else pick(batch, self.lengths)
         if missing:
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                raise UsageError("Several processes cannot fill one cache.", "Fill it in a run of one process first.")
             self.cache.add(names, self.compute(x), lengths=frames)
         return Seen(None, self.cache.read(names, device=_device_of(x)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -29,7 +30,8 @@ from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step, number_format
 from zoo_core.train.structure import map_tensors
-from zoo_core.train.task import DescribesBatches, Task
+from zoo_core.train.task import DescribesBatches, Publishes, Task
+from zoo_core.weights.build import CONFIG
 from zoo_core.weights.files import sha256_of, write_tensors
 
 LOG = logging.getLogger("zoo_core.train")
@@ -273,13 +275,19 @@ class _Run:
         if not finished:
             return self._record("time limit", done)
         file = self.out / "weights.safetensors"
-        best = self.ema.state_dict() if self.ema else dict(self.module.state_dict())
-        write_tensors(file, best, {"recipe_hash": self.hash, "steps": str(done)}, overwrite=True)
+        facts = {"recipe_hash": self.hash, "steps": str(done)}
+        if isinstance(self.task, Publishes) and (config := self.task.config()):
+            facts[CONFIG] = json.dumps(config)
+        best = self._published(self.ema.module if self.ema else self.module)
+        write_tensors(file, dict(best.state_dict()), facts, overwrite=True)
         weights = {"file": file.name, "sha256": sha256_of(file), "size_bytes": file.stat().st_size}
         record = self._record("finished", done, weights)
         with whole(self.out / "record.json", overwrite=True) as path:
             path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return record
+
+    def _published(self, module: nn.Module) -> nn.Module:
+        return self.task.published(module) if isinstance(self.task, Publishes) else module
 
     def _record(self, status: Status, done: int, weights: dict[str, Any] | None = None) -> RunRecord:
         return RunRecord(
@@ -295,7 +303,7 @@ class _Run:
             versions=versions(type(self.task).__module__.partition(".")[0].replace("_", "-")),
             commit=commit(),
             hardware=describe_hardware(self.fabric.device, processes=self.fabric.world_size),
-            parameters=sum(p.numel() for p in self.module.parameters()),
+            parameters=sum(p.numel() for p in self._published(self.module).parameters()),
             metrics=self.metrics,
             weights=weights,
         )

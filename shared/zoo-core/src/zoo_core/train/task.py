@@ -50,3 +50,16 @@ class DescribesBatches(Protocol):
     def describe(self, step: int) -> str:
         """Return the names of the samples of this step's batch."""
         ...
+
+
+@runtime_checkable
+class Publishes(Protocol):
+    """A task whose module has parts that only help training, or whose network is not quite that of the manifest."""
+
+    def published(self, module: nn.Module) -> nn.Module:
+        """Return the part of `module` (the trained or the averaged one) that is written as weights and counted."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """Return constructor arguments that differ from the manifest's; they travel in the weight file, as JSON."""
+        ...

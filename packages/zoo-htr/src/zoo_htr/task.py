@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from zoo_core.train import TrainRecipe
 from zoo_htr.augment import Choice, Rendered, render
-from zoo_htr.ctc import ctc_loss, greedy
+from zoo_htr.ctc import ctc_loss
 from zoo_htr.data import Line, LineStore, fingerprint, usable
+from zoo_htr.greedy import greedy
 from zoo_htr.htr_jand import HTRJAND, Shortcut
 from zoo_htr.normalise import standardise
 from zoo_htr.recognise import LineReader

@@ -1,4 +1,4 @@
-"""The script of a GPU session: its table makes sense, what travels back fits and comes back whole, and it goes on."""
+"""The scripts of GPU sessions: tables make sense, what travels fits and comes back whole, and a session goes on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,29 +19,45 @@ from safetensors.torch import load_file, save_file
 
 from zoo_core.catalog import find
 
-SCRIPT = Path(__file__).parent.parent / "tools/train_sr_gpu.py"
+TOOLS = Path(__file__).parent.parent / "tools"
+SCRIPTS = ("train_sr_gpu", "train_htr_gpu")
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_sr_gpu", SCRIPT)
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["train_sr_gpu"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up, and scripts import gpu_session
     spec.loader.exec_module(module)
     return module
 
 
-def test_every_stage_takes_what_an_earlier_one_makes(tool: ModuleType) -> None:
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    return loaded("gpu_session")
+
+
+@pytest.fixture(scope="module")
+def tables(tool: ModuleType) -> dict[str, Any]:
+    return {name: loaded(name).TABLE for name in SCRIPTS}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_stage_takes_what_an_earlier_one_makes(tables: dict[str, Any], name: str) -> None:
     before: dict[str, Any] = {}
-    for stage in tool.STAGES:
-        recipe = find(stage.model).recipe_path().read_text()
-        for key, source in stage.takes.items():
-            assert re.search(rf"^{key}:", recipe, re.MULTILINE)
+    for stage in tables[name].stages:
+        entry = find(stage.model)
+        recipe = entry.recipe_path().read_text()
+        assert entry.package == tables[name].package
+        for key in (*stage.takes, *(text.partition("=")[0] for text in stage.keys)):
+            assert re.search(rf"^{key}:", recipe, re.MULTILINE), f"{stage.name}: the recipe has no {key}"
+        for source in stage.takes.values():
             assert source in before
+            assert before[source].kept
         assert (stage.minutes > 0) != bool(stage.like)
         assert not stage.like or before[stage.like].model == stage.model, "equal steps are compared on one model"
+        assert stage.name not in before
         before[stage.name] = stage
 
 
@@ -70,14 +87,14 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_travels_back_fits_and_is_put_back_whole(tool: ModuleType, tmp_path: Path) -> None:
+def test_what_travels_back_fits_and_is_put_back_whole(tool: ModuleType, tables: dict[str, Any], tmp_path: Path) -> None:
     runs, out, there = tmp_path / "runs", tmp_path / "out", tmp_path / "there"
     make_run(runs / "x2", done=True, megabytes=3)
     make_run(runs / "x4", done=False, megabytes=11)
     make_run(runs / "large-x4", done=False, megabytes=48)
     (runs / "plan.json").write_text('{"x2": {"steps": 10}}')
     told: dict[str, Any] = {}
-    tool.pack(runs, out, told)
+    tool.pack(runs, out, told, tables["train_sr_gpu"].stages)
     sizes = [path.stat().st_size for path in out.iterdir()]
     assert len(sizes) <= 8
     assert max(sizes) <= 16 * 2**20
@@ -98,34 +115,66 @@ def test_what_travels_back_fits_and_is_put_back_whole(tool: ModuleType, tmp_path
     assert torch.equal(halved, load_file(runs / "x2/weights.safetensors")["w"].half())
 
 
-def test_a_key_for_a_stage_that_is_not_there_is_refused(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.options_of(["--set", "x2:init=imdn-x2"]).set == ["x2:init=imdn-x2"]
-    with pytest.raises(SystemExit):
-        tool.options_of(["--set", "x5:batch=3"])
+def test_weights_that_nobody_takes_travel_halved_or_not_at_all(
+    tool: ModuleType, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    runs, there = tmp_path / "runs", tmp_path / "there"
+    for name in ("teacher", "student", "mhsa"):
+        make_run(runs / name, done=True, megabytes=2)
+    tool.pack(runs, tmp_path / "out", {}, tables["train_htr_gpu"].stages)
+    tool.unpack(tmp_path / "out", there)
+    whole = load_file(runs / "teacher/weights.safetensors")["w"]
+    assert torch.equal(load_file(there / "teacher/weights.safetensors")["w"], whole)
+    assert torch.equal(load_file(there / "student/weights.safetensors")["w"], whole.half())
+    assert not (there / "mhsa/weights.safetensors").exists()
+    assert all(tool.finished(there / name) for name in ("teacher", "student", "mhsa"))
+    with tarfile.open(tmp_path / "out/weights-fp16.tar") as archive:
+        assert archive.getnames() == ["teacher.safetensors", "student.safetensors"]
+
+
+def test_a_key_for_a_stage_that_is_not_there_is_refused(
+    tool: ModuleType, tables: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tables["train_sr_gpu"]
+    assert tool.options_of(table, ["--set", "x2:init=imdn-x2"]).set == ["x2:init=imdn-x2"]
+    for wrong in (["--set", "x5:batch=3"], ["--only", "x5"]):
+        with pytest.raises(SystemExit):
+            tool.options_of(table, wrong)
     assert "write STAGE:KEY=VALUE with a stage of large-x4, rtc, x2" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_session_cut_into_commands_and_moved_to_another_machine_comes_to_its_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_session_cut_into_commands_and_moved_to_another_machine_comes_to_its_end(
+    tables: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    # the first stages, and those that are compared with them
+    only = [stage.name for stage in tables[name].stages[:6]]
+
     def command(machine: str, minutes: float) -> dict[str, Any]:
         (tmp_path / machine).mkdir(exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OUT": str(tmp_path / "out")}
         arguments = ["--smoke", "--factor", "0.02", "--minutes", str(minutes), "--state", str(tmp_path / "out")]
+        script = [sys.executable, str(TOOLS / f"{name}.py")]
         done = subprocess.run(
-            [sys.executable, str(SCRIPT), *arguments], cwd=tmp_path / machine, env=environment, stdout=subprocess.PIPE
+            [*script, *arguments, "--only", *only], cwd=tmp_path / machine, env=environment, stdout=subprocess.PIPE
         )
         assert done.returncode == 0, done.stdout
         told: dict[str, Any] = json.loads((tmp_path / "out/results.json").read_text())
         return told
 
-    first = command("one", 1.2)
-    assert any(facts["status"] != "finished" for facts in first["stages"].values())
-    last = command("two", 10)
-    assert {facts["status"] for facts in last["stages"].values()} == {"finished"}
-    assert last["stages"]["x4"]["steps"] == last["stages"]["x4-taught"]["steps"]
-    assert "teacher_gain_db" in last
+    first = command("one", 1.2)["stages"]
+    assert any(first[stage]["status"] != "finished" for stage in only)
+    told = command("two", 10)
+    last = told["stages"]
+    assert {last[stage]["status"] for stage in only} == {"finished"}
+    pairs = [(stage.name, stage.like) for stage in tables[name].stages if stage.like and stage.name in only]
+    assert pairs
+    for one, other in pairs:
+        assert last[one]["steps"] == last[other]["steps"]
+        assert f"{tables[name].metric} of {one} minus {other}" in told["gains"]
     # what was decided on the first machine held on the second
-    for name, facts in first["stages"].items():
-        if "steps" in facts:
-            assert last["stages"][name]["steps"] == facts["steps"]
+    for stage in only:
+        if "steps" in first[stage]:
+            assert last[stage]["steps"] == first[stage]["steps"]

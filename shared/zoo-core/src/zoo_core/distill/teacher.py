@@ -15,8 +15,7 @@ from zoo_core.distill.cache import TeacherCache
 from zoo_core.distill.fingerprint import of_state, of_texts, told
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.probe import AttentionView, Edit, Point, Probe, Seen
-from zoo_core.weights.build import construct, locate
-from zoo_core.weights.files import load_strict, read_tensors
+from zoo_core.weights.build import build, locate
 
 Precision = Literal["fp32", "bf16-true", "fp16-true"]
 TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16-true": torch.bfloat16, "fp16-true": torch.float16}
@@ -96,9 +95,8 @@ class Teacher:
             UsageError: no such model or point.
             WeightsError: no weights, or weights of no installed model.
         """
-        entry, path = locate(name)
-        module = construct(entry)
-        load_strict(module, read_tensors(path)[0], what=str(path))
+        entry, found = locate(name)
+        module = build(entry, found, device=torch.device("cpu"), dtype=torch.float32)
         return cls(module, points, inputs=inputs, **options)
 
     @property

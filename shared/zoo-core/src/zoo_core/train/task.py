@@ -78,3 +78,12 @@ class Rehearses(Protocol):
     def rehearse(self, batch: Any) -> str:
         """Return what there is to say about a batch, which is on its device; raise if the run cannot work."""
         ...
+
+
+@runtime_checkable
+class Configures(Protocol):
+    """A task whose network is not quite that of the manifest: an alphabet that has grown, say."""
+
+    def config(self) -> dict[str, Any]:
+        """Return constructor arguments that differ from the manifest's; they travel in the weight file, as JSON."""
+        ...

@@ -48,6 +48,7 @@ class Port(_Data):
     channels: int | None = Field(default=None, description="how many")
     range: tuple[float, float] | None = Field(default=None, description="lowest and highest value")
     colour: Literal["rgb", "gray"] | None = Field(default=None, description="what the channels are, in order")
+    height: int | None = Field(default=None, description="of lines in pixels; every line is scaled to it")
     multiple_of: int = Field(default=1, description="sides must be a multiple of this; the predictor pads and cuts")
     scale: float | None = Field(default=None, description="of an output: its sides over those of the input")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,15 +29,20 @@ from zoo_core.train.recipe import TrainRecipe
 from zoo_core.train.record import RunRecord, Status, commit, now, versions
 from zoo_core.train.resume import check_same_run, finished_record, optimizer_state, restore_optimizer, starting_point
 from zoo_core.train.signals import StopRequest, stop_requests
-from zoo_core.train.state import Checkpoint, sweep, write_checkpoint
+from zoo_core.train.state import Checkpoint, existing, read_checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step, number_format
-from zoo_core.train.structure import map_tensors
-from zoo_core.train.task import DescribesBatches, Task
+from zoo_core.train.structure import map_tensors, tensors_in
+from zoo_core.train.task import Configures, DescribesBatches, LearnsFromOthers, PublishesPart, Rehearses, Task
+from zoo_core.weights.build import CONFIG
 from zoo_core.weights.files import sha256_of, write_tensors
 
 LOG = logging.getLogger("zoo_core.train")
 
+REHEARSED_STEPS = 50  # of a dry run with batches of several shapes, or as many as
+REHEARSED_SECONDS = 15.0  # allow
+
 Resume = Literal["auto", "never"] | Path
+Until = Callable[[Sequence[Mapping[str, float]]], bool]
 
 
 def fit(
@@ -45,6 +53,9 @@ def fit(
     resume: Resume = "auto",
     dry_run: bool = False,
     fabric: Fabric | None = None,
+    after: Path | None = None,
+    keep_optimizer: bool = False,
+    until: Until | None = None,
 ) -> RunRecord:
     """Train, and leave in `out` the weights, checkpoints, logs, curves, the resolved recipe and the run record.
 
@@ -59,6 +70,10 @@ def fit(
         dry_run: run three steps and one evaluation, write nothing, and say in the record's metrics what the whole run
             would take.
         fabric: what `launch` returned, for a task that needs a device before; by default it is launched here.
+        after: the folder of a run that this one continues with another task or recipe, as the next stage: where it has
+            no checkpoint of its own, weights, averages, generators and the count of steps are taken from there.
+        keep_optimizer: take its optimiser's state, too.
+        until: says from the metrics of all evaluations so far whether the run ends before its last step.
 
     Returns:
         The run record; its status is `time limit` if the recipe's time ran out (the run can be resumed).
@@ -72,8 +87,8 @@ def fit(
     bare = task.module
     try:
         with stop_requests() as request, number_format(recipe.precision):
-            run = _Run(task, recipe, out, fabric, request)
-            return run.rehearse() if dry_run else run.whole(resume)
+            run = _Run(task, recipe, out, fabric, request, until)
+            return run.rehearse() if dry_run else run.whole(resume, after, keep_optimizer=keep_optimizer)
     finally:
         task.module = bare
 
@@ -81,13 +96,18 @@ def fit(
 class _Run:
     """One session of a run: everything that `fit` needs to keep in hand."""
 
-    def __init__(self, task: Task, recipe: TrainRecipe, out: Path, fabric: Fabric, request: StopRequest) -> None:
+    def __init__(
+        self, task: Task, recipe: TrainRecipe, out: Path, fabric: Fabric, request: StopRequest, until: Until | None
+    ) -> None:
         self.task, self.recipe, self.out, self.fabric, self.request = task, recipe, out, fabric, request
+        self.until = until
         self.started = time.monotonic()
         self.earlier_seconds, self.sessions = 0.0, 1
         self.metrics: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
         self.hash = recipe_hash(recipe, without=recipe.may_change)
         self.fingerprint = task.fingerprint()
+        self.identities = task.identities() if isinstance(task, LearnsFromOthers) else {}
         seed_all(recipe.seed, rank=fabric.global_rank)
         self.module: nn.Module = fabric.to_device(task.module)
         self.module.train()
@@ -100,13 +120,16 @@ class _Run:
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
-    def whole(self, resume: Resume) -> RunRecord:
+    def whole(self, resume: Resume, after: Path | None, *, keep_optimizer: bool) -> RunRecord:
         """Go from the starting point to the end, a signal or the time limit."""
         checkpoint = starting_point(self.out / "checkpoints", resume, self.fabric.is_global_zero)
         if checkpoint is not None:
             self._restore(checkpoint)
+        elif after is not None:
+            checkpoint = read_checkpoint(existing(after / "checkpoints")[0])
+            self._continue(checkpoint, keep_optimizer=keep_optimizer)
         done = checkpoint.step if checkpoint else 0
-        if done == self.recipe.steps and (record := finished_record(self.out, self.hash)):
+        if self._complete(done) and (record := finished_record(self.out, self.hash)):
             return record
         if self.fabric.is_global_zero:
             check_writable(self.out)
@@ -115,7 +138,7 @@ class _Run:
                 path.write_text(dump_recipe(self.recipe), encoding="utf-8")
         self.journal = self._journal(done)
         try:
-            done = self._train(done)
+            done = done if self._complete(done) else self._train(done)
         finally:
             if self.journal:
                 self.journal.close()
@@ -146,12 +169,18 @@ class _Run:
                 self._report(done)
             if evaluating:
                 self.metrics = self._evaluate()
+                self.history.append(self.metrics)
                 self._log_metrics(done)
-            if saving:
+            last = self._complete(done)
+            if saving or last:
                 self._save(done)
-            if stopping and not last:
+            if stopping or last:
                 break
         return done
+
+    def _complete(self, done: int) -> bool:
+        """Whether nothing is left to do: a function of what is saved, so a resumed run ends where it would have."""
+        return done == self.recipe.steps or bool(self.until and self.history and self.until(self.history))
 
     def _advance(self, step: int, batch: Any) -> None:
         batch = map_tensors(lambda tensor: tensor.to(self.fabric.device, non_blocking=True), batch)
@@ -193,7 +222,7 @@ class _Run:
     def _report(self, done: int) -> None:
         if not len(self.meter):
             return
-        means = self.meter.means()
+        means = self.meter.means(self.step.names)
         means = self._over_processes(means)
         row = dict(zip(self.step.names, means, strict=True))
         pace_seconds = self.pace.lap(done)
@@ -237,10 +266,12 @@ class _Run:
                 "recipe": self.recipe.model_dump(mode="json"),
                 "recipe_hash": self.hash,
                 "data_fingerprint": self.fingerprint,
+                "identities": self.identities,
                 "optimizer": rest,
                 "scaler": self.step.scaler.state_dict() if self.step.scaler else None,
                 "generators": states,
                 "metrics": self.metrics,
+                "history": self.history,
                 "seconds": self.earlier_seconds + self._seconds(),
                 "sessions": self.sessions,
                 "versions": versions(),
@@ -251,35 +282,53 @@ class _Run:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         data = checkpoint.data
-        check_same_run(self.recipe, self.fingerprint, checkpoint)
+        check_same_run(self.recipe, self.fingerprint, self.identities, checkpoint)
+        self._take(checkpoint, keep_optimizer=True)
+        self.metrics, self.earlier_seconds = data["metrics"], data["seconds"]
+        self.history = data.get("history", [])
+        self.sessions = data["sessions"] + 1
+        LOG.info("resumed after step %d of %d", checkpoint.step, self.recipe.steps)
+
+    def _continue(self, checkpoint: Checkpoint, *, keep_optimizer: bool) -> None:
+        """Begin where another run ended."""
+        self._take(checkpoint, keep_optimizer=keep_optimizer)
+        LOG.info("the next stage begins after step %d, and ends after step %d", checkpoint.step, self.recipe.steps)
+
+    def _take(self, checkpoint: Checkpoint, *, keep_optimizer: bool) -> None:
+        data = checkpoint.data
         self.module.load_state_dict(checkpoint.groups["model"])
         if self.ema is not None:
-            self.ema.load_state_dict(checkpoint.groups["ema"])
-        restore_optimizer(self.optimizer, checkpoint.groups["optimizer"], data["optimizer"])
+            # a stage before may have been without averages
+            self.ema.load_state_dict(checkpoint.groups.get("ema", checkpoint.groups["model"]))
+        if keep_optimizer:
+            restore_optimizer(self.optimizer, checkpoint.groups["optimizer"], data["optimizer"])
         if self.step.scaler is not None:
             self.step.scaler.load_state_dict(data["scaler"])
         rank = self.fabric.global_rank
         if rank < len(data["generators"]):
             restore_generators(data["generators"][rank])
-        self.metrics, self.earlier_seconds = data["metrics"], data["seconds"]
-        self.sessions = data["sessions"] + 1
-        LOG.info("resumed after step %d of %d", checkpoint.step, self.recipe.steps)
 
     def _finish(self, done: int) -> RunRecord:
-        finished = done == self.recipe.steps
+        finished = self._complete(done)
         if not self.fabric.is_global_zero:
             return self._record("finished" if finished else "time limit", done)
         draw_curves(self.out)
         if not finished:
             return self._record("time limit", done)
         file = self.out / "weights.safetensors"
+        facts = {"recipe_hash": self.hash, "steps": str(done)}
+        if isinstance(self.task, Configures) and (config := self.task.config()):
+            facts[CONFIG] = json.dumps(config)
         best = self.ema.state_dict() if self.ema else dict(self.module.state_dict())
-        write_tensors(file, best, {"recipe_hash": self.hash, "steps": str(done)}, overwrite=True)
+        write_tensors(file, self._published(best), facts, overwrite=True)
         weights = {"file": file.name, "sha256": sha256_of(file), "size_bytes": file.stat().st_size}
         record = self._record("finished", done, weights)
         with whole(self.out / "record.json", overwrite=True) as path:
             path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return record
+
+    def _published(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        return self.task.published(tensors) if isinstance(self.task, PublishesPart) else tensors
 
     def _record(self, status: Status, done: int, weights: dict[str, Any] | None = None) -> RunRecord:
         return RunRecord(
@@ -295,26 +344,48 @@ class _Run:
             versions=versions(type(self.task).__module__.partition(".")[0].replace("_", "-")),
             commit=commit(),
             hardware=describe_hardware(self.fabric.device, processes=self.fabric.world_size),
-            parameters=sum(p.numel() for p in self.module.parameters()),
+            parameters=sum(p.numel() for p in self._published(dict(self.module.named_parameters())).values()),
             metrics=self.metrics,
             weights=weights,
+            identities=self.identities,
         )
 
     # -- dry run ------------------------------------------------------------------------------------------------------
 
     def rehearse(self) -> RunRecord:
-        """Run one step that sets everything up, two that are timed, and one evaluation; write nothing."""
+        """Run one step that sets everything up, two or more that are timed, and one evaluation; write nothing.
+
+        Where batches have several shapes, their steps cost more or less: then one step of each shape sets up, if
+        anything is compiled or captured for it, and as many steps as fit into some seconds are timed.
+        """
         device, recipe, make = self.fabric.device, self.recipe, self._maker()
         self.pace = Pace(0)
+        if isinstance(self.task, Rehearses):
+            batch = map_tensors(lambda tensor: tensor.to(device), make(0))
+            LOG.info("%s", self.task.rehearse(batch))
 
-        def timed(first: int, count: int) -> float:
-            begin = time.perf_counter()
-            for step in range(first, first + count):
+        def timed(steps: Iterable[int], *, at_most_seconds: float = math.inf) -> tuple[float, int]:
+            begin, count = time.perf_counter(), 0
+            for count, step in enumerate(steps, start=1):
                 self._advance(step, make(step))
-            wait_for(device)
-            return time.perf_counter() - begin
+                wait_for(device)
+                if count >= 2 and time.perf_counter() - begin > at_most_seconds:
+                    break
+            return time.perf_counter() - begin, count
 
-        setup_seconds, step_seconds = timed(0, 1), timed(1, 2) / 2
+        def shapes(step: int) -> tuple[torch.Size, ...]:
+            return tuple(tensor.shape for tensor in tensors_in(make(step)))
+
+        setting_up, several = [0], len({shapes(step) for step in range(3)}) > 1
+        if several and (recipe.compile or recipe.graph):
+            first_of: dict[Any, int] = {}
+            for step in range(REHEARSED_STEPS):
+                first_of.setdefault(shapes(step), step)
+            setting_up = list(first_of.values())
+        setup_seconds, _ = timed(setting_up)
+        last = REHEARSED_STEPS if several else 2
+        whole_seconds, count = timed(range(1, last + 1), at_most_seconds=REHEARSED_SECONDS)
+        step_seconds = whole_seconds / count
         memory = peak_memory_bytes(device)
         self.meter.means()
         begin = time.perf_counter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo_core.catalog import CatalogEntry
 from zoo_core.errors import UsageError, WeightsError
@@ -31,19 +31,22 @@ def golden_path(entry: CatalogEntry, weight_set: WeightSet) -> Path:
 def example_input(entry: CatalogEntry, *, seed: int = GOLDEN_SEED) -> Tensor:
     """Return a random image, (1, C, H, W) in the range of the manifest; its sides are about 24 and 32 pixels.
 
+    A line has the height of the manifest, and 64 columns.
+
     Raises:
-        UsageError: the model does not take images of a known number of channels.
+        UsageError: the model takes neither images nor lines, or the manifest lacks their channels or height.
     """
     import torch
 
     port = entry.manifest.inputs
-    if port.kind != "image" or port.channels is None:
+    sides = {"image": (24, 32), "line": (port.height or 0, 64)}.get(port.kind, (0, 0))
+    if 0 in sides or port.channels is None:
         raise UsageError(
             f"{entry.manifest.id} takes a {port.kind}: no golden example can be made up.", "Give --golden FILE."
         )
     low, high = port.range or (0.0, 1.0)
     step = port.multiple_of
-    height, width = -(-24 // step) * step, -(-32 // step) * step
+    height, width = (-(-side // step) * step for side in sides)
     noise = torch.rand(1, port.channels, height, width, generator=torch.Generator().manual_seed(seed))
     return low + (high - low) * noise
 
@@ -52,13 +55,19 @@ def make_golden(entry: CatalogEntry, module: nn.Module) -> dict[str, Tensor]:
     """Return `example_input` as `input`, and the model's `output` for it.
 
     Raises:
-        UsageError: the model does not take images of a known number of channels.
+        UsageError: as `example_input`.
     """
     import torch
 
     image = example_input(entry)
     with torch.inference_mode():
-        return {"input": image, "output": module(image).clone()}
+        return {"input": image, "output": main_output(module(image)).clone()}
+
+
+def main_output(output: Any) -> Tensor:
+    """Return what a network gives, or the first of several: what is compared."""
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first
 
 
 def golden_difference(module: nn.Module, example: Mapping[str, Tensor], *, what: str) -> float:
@@ -72,7 +81,7 @@ def golden_difference(module: nn.Module, example: Mapping[str, Tensor], *, what:
     if example.keys() != {"input", "output"}:
         raise WeightsError(f"{what} holds {', '.join(sorted(example))}.", "A golden file holds `input` and `output`.")
     with torch.inference_mode():
-        output = module(example["input"])
+        output = main_output(module(example["input"]))
     golden = example["output"]
     if output.shape != golden.shape:
         raise WeightsError(

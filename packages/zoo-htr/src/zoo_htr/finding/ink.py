@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -49,20 +49,18 @@ def without_long_strokes(mask: Mask, length: float) -> Mask:
     for across in (True, False):
         lying = mask if across else np.ascontiguousarray(mask.T)
         bridged = cv2.morphologyEx(lying, cv2.MORPH_CLOSE, np.ones((1, 9), np.uint8))
-        long = np.zeros_like(bridged)
+        long = np.zeros(lying.shape, np.uint8)
         for slope in _SLOPES:
             shear = np.array([[1, 0, 0], [-slope, 1, max(slope, 0) * lying.shape[1]]])
             size = lying.shape[1], lying.shape[0] + round(abs(slope) * lying.shape[1])
             level = cv2.warpAffine(bridged, shear, size, flags=cv2.INTER_NEAREST)
             runs = cv2.morphologyEx(level, cv2.MORPH_OPEN, np.ones((1, round(length)), np.uint8))
-            back = cv2.warpAffine(
-                runs, shear, lying.shape[::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-            )
-            long |= back.astype(np.uint8)
-        long = cv2.dilate(long, np.ones((3, 3), np.uint8)).astype(np.uint8)
+            flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+            long |= np.asarray(cv2.warpAffine(runs, shear, lying.shape[::-1], flags=flags), np.uint8)
+        long = np.asarray(cv2.dilate(long, np.ones((3, 3), np.uint8)), np.uint8)
         kept = kept & (1 - (long if across else long.T))
-    mended = cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((5, 1), np.uint8)) & mask
-    return _without_specks(cast(Mask, kept | mended))
+    mended = np.asarray(cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((5, 1), np.uint8)), np.uint8) & mask
+    return _without_specks(kept | mended)
 
 
 def _without_specks(mask: Mask) -> Mask:
@@ -76,4 +74,4 @@ def _without_specks(mask: Mask) -> Mask:
 def components(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
     """Return the labels (H, W) of connected ink, their boxes (N, 5: left, top, width, height, area) and centres."""
     _, labels, facts, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    return cast(Any, (labels, facts, centres))
+    return cast(NDArray[np.int32], labels), cast(NDArray[np.int32], facts), cast(NDArray[np.float64], centres)

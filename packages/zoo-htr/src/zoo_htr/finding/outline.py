@@ -57,7 +57,8 @@ def _windows(xs: NDArray[np.int64], distance: float) -> tuple[Floats, int]:
     """Return how many there are per column, averaged over two line distances, and the first column."""
     first = int(xs.min())
     counts = np.bincount(xs - first).astype(np.float64)
-    return np.asarray(cv2.blur(counts.reshape(1, -1), (2 * round(distance) + 1, 1), borderType=cv2.BORDER_CONSTANT))[0], first
+    window = 2 * round(distance) + 1, 1
+    return np.asarray(cv2.blur(counts.reshape(1, -1), window, borderType=cv2.BORDER_CONSTANT)).ravel(), first
 
 
 def _dense(xs: NDArray[np.int64], begun: NDArray[np.int64], usual: float, distance: float) -> NDArray[np.bool_]:
@@ -73,7 +74,8 @@ def _dense(xs: NDArray[np.int64], begun: NDArray[np.int64], usual: float, distan
         return np.zeros(len(xs), bool)
     reach = round(0.5 * distance)
     low, high = first + places[0] + reach // 2, first + places[-1] - reach // 2
-    return (xs >= low - reach) & (xs <= high + reach)
+    kept: NDArray[np.bool_] = (xs >= low - reach) & (xs <= high + reach)
+    return kept
 
 
 def _drop(mask: Mask, ridge: Ridge, distance: float) -> float:
@@ -93,7 +95,7 @@ def _drop(mask: Mask, ridge: Ridge, distance: float) -> float:
     return float(offsets[ends[0]]) if len(ends) else 0.25 * distance
 
 
-def _owners(mask: Mask, bases: list[Ridge], distance: float) -> Mask:
+def _owners(mask: Mask, bases: list[Ridge], distance: float) -> NDArray[np.int32]:
     """Return for every pixel the number of the line that its ink belongs to, from 1; 0 for none.
 
     Connected ink that is no higher than a line goes to one line as a whole; the rest by its pixels.
@@ -152,4 +154,5 @@ def _widest(values: Floats, sign: int) -> Floats:
     """Return each value or its neighbours', whichever is farther out, so that an outline does not cut into letters."""
     padded = np.pad(values, 1, mode="edge")
     around = np.stack([padded[:-2], padded[1:-1], padded[2:]])
-    return around.max(axis=0) if sign > 0 else around.min(axis=0)
+    outer: Floats = around.max(axis=0) if sign > 0 else around.min(axis=0)
+    return outer

@@ -126,7 +126,9 @@ def _joined(pieces: list[Ridge], distance: float) -> list[Ridge]:
         _, i, j = best
         first, second = pieces[i], pieces[j]
         xs = np.arange(first.left, second.right)
-        known = np.concatenate([np.arange(first.left, min(first.right, second.left)), np.arange(second.left, second.right)])
+        known = np.concatenate(
+            [np.arange(first.left, min(first.right, second.left)), np.arange(second.left, second.right)]
+        )
         values = np.concatenate([first.ys[: max(0, min(first.right, second.left) - first.left)], second.ys])
         joined = Ridge(first.left, np.interp(xs, known, values))
         pieces = [piece for k, piece in enumerate(pieces) if k not in (i, j)] + [joined]
@@ -150,4 +152,5 @@ def _beyond(ys: Floats, steps: float, distance: float) -> float:
 
 
 def _smooth(ys: Floats, distance: float) -> Floats:
-    return np.asarray(cv2.GaussianBlur(ys.reshape(1, -1), (0, 0), 0.5 * distance, borderType=cv2.BORDER_REPLICATE))[0]
+    smooth = cv2.GaussianBlur(ys.reshape(1, -1), (0, 0), 0.5 * distance, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(smooth, np.float64).ravel()

@@ -58,7 +58,9 @@ def prefetched(
         kind: processes for batches that keep Python busy; threads for those that wait or decode.
     """
     if workers == 0:
-        yield from map(make, steps)
+        # no map: a StopIteration out of `make` would end it as if all were well
+        for step in steps:
+            yield make(step)
         return
     pool: Executor
     if kind == "thread":

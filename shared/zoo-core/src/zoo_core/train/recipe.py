@@ -37,7 +37,7 @@ class TrainRecipe(BaseModel):
 
     compile: bool = Field(False, description="torch.compile the module")
     graph: bool = Field(
-        False, description="replay forward and backward as one CUDA graph; one device, equal batch shapes"
+        False, description="replay forward and backward as one CUDA graph for each shape of batch; one device"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is a device")
     workers: int = Field(

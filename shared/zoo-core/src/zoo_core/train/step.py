@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zoo_core.errors import UsageError
 from zoo_core.train.generators import kept_generators
 from zoo_core.train.structure import map_tensors, tensors_in
 
@@ -42,7 +42,7 @@ class Step:
         self.names: list[str] = []
         self.autocast_dtype = AUTOCAST.get(recipe.precision)
         self.scaler = torch.amp.GradScaler(fabric.device.type) if recipe.precision == "fp16" else None
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._forward_backward = _Graphed(self) if recipe.graph else self._eager
 
     def __call__(self, batch: Any, learning_rate: float) -> Tensor:
@@ -60,7 +60,7 @@ class Step:
         if self.clip_norm is not None:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -83,53 +83,67 @@ class Step:
 
 
 class _Graphed:
-    """Forward and backward, captured once and replayed with each batch copied into the tensors of the first one.
+    """Forward and backward, captured once for each shape of batch and replayed with each batch copied in.
 
-    The gradients live in the graph's memory and are overwritten by each replay, so nothing ever clears them.
+    The gradients live in the graphs' memory and are overwritten by each replay, so nothing ever clears them; before an
+    update the parameters get those of the graph that ran. All graphs share one pool of memory: only one runs at a time,
+    and what outlives a replay (gradients, reported values) is held, so that no other graph is given its place.
     """
 
     def __init__(self, step: Step) -> None:
         self.step = step
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graphs: dict[tuple[torch.Size, ...], _Graph] = {}
+        self.pool: Any = None
+        self.stream: torch.cuda.Stream | None = None
 
     def __call__(self, batch: Any) -> Tensor:
-        if self.graph is None:
-            self._capture(batch)
+        inputs = tensors_in(batch)
+        shapes = tuple(tensor.shape for tensor in inputs)
+        graph = self.graphs.get(shapes)
+        if graph is None:
+            graph = self.graphs[shapes] = self._captured(batch)
         else:
-            _copy_into(self.inputs, tensors_in(batch))
-        assert self.graph is not None  # noqa: S101 (for mypy)
-        self.graph.replay()
-        return self.values
+            for target, source in zip(graph.inputs, inputs, strict=True):
+                target.copy_(source, non_blocking=True)
+        for parameter, gradient in zip(self.step.parameters, graph.gradients, strict=True):
+            parameter.grad = gradient
+        graph.graph.replay()
+        return graph.values
 
-    def _capture(self, batch: Any) -> None:
+    def _captured(self, batch: Any) -> _Graph:
         """Warm up on a side stream, undo what that changed, and record."""
         step, optimizer = self.step, self.step.optimizer
         static = map_tensors(torch.clone, batch)
-        self.inputs = tensors_in(static)
         buffers = [(buffer, buffer.clone()) for buffer in step.task.module.buffers()]
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with kept_generators(), torch.cuda.stream(stream):
+        if self.stream is None:
+            self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with kept_generators(), torch.cuda.stream(self.stream):
             for _ in range(WARM_UP_STEPS):
                 optimizer.zero_grad(set_to_none=True)
                 step.forward_backward(static)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         # no gradient may exist while recording: the graph then makes its own and later overwrites them
         optimizer.zero_grad(set_to_none=True)
-        self.graph = torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph()
         # the stream of the warm-up, on which autograd has put its gradient accumulators
-        with torch.cuda.graph(self.graph, stream=stream):
-            self.values = step.forward_backward(static)
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            values = step.forward_backward(static)
+        self.pool = self.pool or graph.pool()
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+        return _Graph(graph, tensors_in(static), values, [parameter.grad for parameter in step.parameters])
 
 
-def _copy_into(static: list[Tensor], fresh: list[Tensor]) -> None:
-    if [t.shape for t in static] != [t.shape for t in fresh]:
-        raise UsageError("graph=true needs batches of one shape, and the shape changed.", "Set graph=false.")
-    for target, source in zip(static, fresh, strict=True):
-        target.copy_(source, non_blocking=True)
+@dataclass(frozen=True)
+class _Graph:
+    """A captured step and its tensors: what is copied in, what is reported, the gradients in the parameters' order."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    values: Tensor
+    gradients: list[Tensor | None]
 
 
 class number_format:

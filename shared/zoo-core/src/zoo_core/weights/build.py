@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.catalog import CatalogEntry, load_object
-from zoo_core.errors import UsageError
+from zoo_core.errors import UsageError, WeightsError
 from zoo_core.weights.files import load_strict, read_tensors
 from zoo_core.weights.find import FoundWeights
 
@@ -13,16 +15,22 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+CONFIG = "zoo.config"  # in a weight file's metadata: JSON of the constructor arguments that differ from the manifest's
 
-def construct(entry: CatalogEntry) -> nn.Module:
+
+def construct(entry: CatalogEntry, config: Mapping[str, Any] | None = None) -> nn.Module:
     """Construct the model of a manifest with fresh weights, on the default device.
 
+    Args:
+        entry: the model.
+        config: arguments that replace those of the manifest, or come to them.
+
     Raises:
-        UsageError: the constructor refuses the manifest's config.
+        UsageError: the constructor refuses the config.
     """
     make: Any = load_object(entry.manifest.entry.model)
     try:
-        module: nn.Module = make(**entry.manifest.config)
+        module: nn.Module = make(**{**entry.manifest.config, **(config or {})})
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"{entry.manifest.id}: {entry.manifest.entry.model} refuses the config of the manifest ({error}).",
@@ -46,11 +54,35 @@ def build(entry: CatalogEntry, found: FoundWeights | None, *, device: torch.devi
     Raises:
         WeightsError: the file is unreadable or does not fit; the first keys are named.
     """
-    module = construct(entry)
-    if found is not None:
-        tensors, _ = read_tensors(found.path)
-        load_strict(module, tensors, what=str(found.path))
+    if found is None:
+        return construct(entry).to(device=device, dtype=dtype).eval()
+    tensors, facts = read_tensors(found.path)
+    config = config_in(facts, what=str(found.path))
+    try:
+        module = construct(entry, config)
+    except UsageError as error:
+        if not config:
+            raise
+        raise WeightsError(
+            f"{found.path}: {entry.manifest.id} cannot be constructed with the config in this file.", error.message
+        ) from error
+    load_strict(module, tensors, what=str(found.path))
     return module.to(device=device, dtype=dtype).eval()
+
+
+def config_in(facts: Mapping[str, str], *, what: str) -> dict[str, Any]:
+    """Return the constructor arguments that a weight file brings: data for the model that the user names, no code.
+
+    Raises:
+        WeightsError: they are no JSON object.
+    """
+    try:
+        config = json.loads(facts.get(CONFIG, "{}"))
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise WeightsError(f"{what}: {CONFIG} in its metadata is no JSON object.", "Get the file from its maker again.")
+    return config
 
 
 def expected(entry: CatalogEntry) -> dict[str, Tensor]:

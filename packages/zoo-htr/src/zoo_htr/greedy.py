@@ -1,0 +1,87 @@
+"""The plainest reading of what the network gives: the likeliest symbol of every frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo_htr.alphabet import BLANK, Alphabet
+from zoo_htr.reading import Char, Reading
+
+ALTERNATIVES = 3  # other symbols that a reading names for a place
+LEAST = 1e-9  # probability below which logarithms are not taken
+
+Logs = NDArray[np.floating]
+
+
+def greedy(log_probs: Tensor, alphabet: Alphabet) -> Reading:
+    """Read one line; see `greedy_lines`."""
+    return greedy_lines([log_probs], alphabet)[0]
+
+
+def greedy_lines(log_probs: Sequence[Tensor], alphabet: Alphabet) -> list[Reading]:
+    """Read the likeliest symbol of each frame: repeats are one symbol, blanks none.
+
+    A symbol's confidence is the mean of its posterior over its frames, the line's the geometric mean over its symbols
+    (of an empty line: the mean posterior of the blank, 1 without frames). Neither is calibrated; see
+    `zoo_htr.confidence`. The score is the log probability of the one best path, a lower bound of the text's.
+
+    Args:
+        log_probs: for each line (T, V) log-softmax, T may be 0 and differs from line to line.
+        alphabet: V symbols.
+    """
+    lengths = [len(line) for line in log_probs]
+    if not sum(lengths):
+        return [Reading((), 1.0, 0.0) for _ in lengths]
+    logs = np.concatenate([line.detach().float().cpu().numpy() for line in log_probs])
+    ends = np.cumsum(lengths)
+    symbols = logs.argmax(axis=1)
+    best = logs[np.arange(len(logs)), symbols]
+    posteriors = np.exp(best)
+    # a run of equal symbols begins where the symbol changes, and at the first frame of every line
+    begins = np.append(True, symbols[1:] != symbols[:-1])
+    begins[ends[:-1][ends[:-1] < len(logs)]] = True
+    starts = np.flatnonzero(begins)
+    stops = np.append(starts[1:], len(logs))
+    means = np.add.reduceat(posteriors, starts) / (stops - starts)
+
+    readings, run = [], 0
+    for first, end in zip(ends - lengths, ends, strict=True):
+        chars = []
+        while run < len(starts) and starts[run] < end:
+            start, stop, symbol = int(starts[run]), int(stops[run]), int(symbols[starts[run]])
+            if symbol != BLANK:
+                peak = start + int(best[start:stop].argmax())
+                others = alternatives(logs[peak], symbol, alphabet)
+                span = start - int(first), stop - int(first)
+                chars.append(Char(alphabet.symbols[symbol], min(float(means[run]), 1.0), *span, others))
+            run += 1
+        sure = line_confidence(chars, float(posteriors[first:end].mean()) if end > first else 1.0)
+        readings.append(Reading(tuple(chars), sure, float(best[first:end].sum())))
+    return readings
+
+
+def alternatives(logs: Logs, symbol: int, alphabet: Alphabet) -> tuple[tuple[str, float], ...]:
+    """Return the likeliest symbols of a frame, other than the blank and the one that was read, best first.
+
+    Args:
+        logs: (V,) log-softmax of the frame.
+        symbol: what was read.
+        alphabet: V symbols.
+    """
+    count = min(ALTERNATIVES + 2, len(logs))
+    top = np.argpartition(-logs, count - 1)[:count]
+    top = top[np.argsort(-logs[top], kind="stable")]
+    kept = [int(i) for i in top if i not in (BLANK, symbol) and np.isfinite(logs[i])][:ALTERNATIVES]
+    return tuple((alphabet.symbols[i], math.exp(logs[i])) for i in kept)
+
+
+def line_confidence(chars: Sequence[Char], empty: float) -> float:
+    """Return the geometric mean of the symbols' confidences; `empty` for a line without symbols."""
+    if not chars:
+        return min(empty, 1.0)
+    return math.exp(sum(math.log(max(char.confidence, LEAST)) for char in chars) / len(chars))

@@ -1,0 +1,125 @@
+"""From pictures of lines to log-probabilities: batches of like widths, results in the order of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo_htr.htr_jand import HTRJAND
+from zoo_htr.normalise import Pixels, prepare, standardise
+
+STEP = 64  # canvases are multiples of it, so that few shapes occur
+LEAST_SIDE = 8  # pixels; what is lower or narrower is no writing
+LONGEST = 4096  # columns that the network gets at once
+OVERLAP = 64  # columns that two parts of a longer line share
+SEARCH = 512  # columns in which the place of a cut is looked for
+STRIDE = 4  # columns a frame
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Columns [start, end) of a prepared line."""
+
+    line: int
+    start: int
+    end: int
+
+
+class LineReader:
+    """Runs a network over lines.
+
+    Args:
+        network: in evaluation mode, in the precision that it is to run in.
+        device: where it is.
+        pixels: columns of a batch, padding included: what bounds the memory.
+        deterministic: every line alone on a canvas of its size class: the same bits whatever else is read with it.
+    """
+
+    def __init__(
+        self,
+        network: HTRJAND,
+        *,
+        device: torch.device | str = "cpu",
+        pixels: int = 1 << 14,
+        deterministic: bool = False,
+    ) -> None:
+        self.network, self.device, self.pixels = network, torch.device(device), pixels
+        self.deterministic = deterministic
+        self.dtype = network.head.weight.dtype
+
+    def log_probs(self, lines: Sequence[Pixels]) -> list[Tensor]:
+        """Read lines.
+
+        Args:
+            lines: (h, w) uint8 each, any size; see `zoo_htr.normalise.prepare`. Lines beyond 4,096 columns (at the
+                network's height) are read in parts that overlap, cut where there is little ink.
+
+        Returns:
+            for each line log-probabilities (T, V), float32, on the CPU; T = 0 for pictures below 8 pixels.
+        """
+        height = self.network.height
+        prepared = [prepare(line, height=height) if min(line.shape) >= LEAST_SIDE else None for line in lines]
+        parts = [part for i, line in enumerate(prepared) if line is not None for part in _parts(i, line)]
+        read: dict[_Part, Tensor] = {}
+        for batch in self._batches(parts):
+            pictures = [line[:, p.start : p.end] for p in batch if (line := prepared[p.line]) is not None]
+            read |= zip(batch, self._run(pictures), strict=True)
+        results = [torch.empty(0, len(self.network.alphabet)) for _ in lines]
+        for part in parts:
+            known, fresh = results[part.line], read[part]
+            results[part.line] = _joined(known, fresh, part.start // STRIDE) if len(known) else fresh
+        return results
+
+    def _batches(self, parts: list[_Part]) -> Iterator[list[_Part]]:
+        """Yield parts of like widths, the widest first, so that the largest need of memory shows at once."""
+        batch: list[_Part] = []
+        for part in sorted(parts, key=lambda p: p.start - p.end):
+            canvas = _canvas(batch[0]) if batch else 0
+            if batch and (self.deterministic or canvas * (len(batch) + 1) > self.pixels):
+                yield batch
+                batch = []
+            batch.append(part)
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
+    def _run(self, pictures: list[Pixels]) -> list[Tensor]:
+        widths = torch.tensor([picture.shape[1] for picture in pictures])
+        canvas = np.zeros((len(pictures), self.network.height, -(-int(widths.max()) // STEP) * STEP), np.uint8)
+        for row, picture in zip(canvas, pictures, strict=True):
+            row[:, : picture.shape[1]] = picture
+        widths = widths.to(self.device)
+        shades = standardise(torch.from_numpy(canvas).to(self.device), widths).to(self.dtype)
+        logits, lengths = self.network(shades, widths)
+        results = logits.float().log_softmax(2).cpu()
+        return [row[:n] for row, n in zip(results, lengths.tolist(), strict=True)]
+
+
+def _canvas(part: _Part) -> int:
+    return -(-(part.end - part.start) // STEP) * STEP
+
+
+def _parts(index: int, line: Pixels) -> Iterator[_Part]:
+    """Yield the parts of a line: one, or overlapping ones that begin at whole frames and are cut where ink is least."""
+    width, start = line.shape[1], 0
+    ink = 255 - line.mean(axis=0) if width > LONGEST else np.zeros(0)
+    # the ink around a place counts, as the overlap must not lie on a letter either
+    around = np.convolve(ink, np.ones(OVERLAP), mode="same") if len(ink) else ink
+    while width - start > LONGEST:
+        last = start + LONGEST - OVERLAP // 2
+        cut = last - SEARCH + int(around[last - SEARCH : last].argmin())
+        yield _Part(index, start, cut + OVERLAP // 2)
+        start = (cut - OVERLAP // 2) // STRIDE * STRIDE
+    yield _Part(index, start, width)
+
+
+def _joined(known: Tensor, fresh: Tensor, at: int) -> Tensor:
+    """Join log-probabilities (T, V): the later ones begin at frame `at`; where both are, one fades into the other."""
+    shared = len(known) - at
+    weight = torch.linspace(0, 1, shared + 2)[1:-1, None]
+    both = torch.logaddexp(known[at:] + (1 - weight).log(), fresh[:shared] + weight.log())
+    return torch.cat([known[:at], both, fresh[shared:]])

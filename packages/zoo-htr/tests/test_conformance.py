@@ -1,0 +1,5 @@
+from zoo_core.testing.conformance import Conformance
+
+
+class TestConformance(Conformance):
+    package = "zoo_htr"

@@ -31,7 +31,7 @@ class Cut:
     """One line, as the network sees it.
 
     Args:
-        image: uint8 (HEIGHT_PX, W), ink dark on light paper as on the page.
+        image: uint8 (H, W), in the tones of the page; H is what was asked for.
         to_page: affine map (2, 3) from points (x, y) of `image` to points of the page.
         angle_degrees: by which the line was turned; positive if it falls towards its end.
         box_px: width and height of what was cut, in pixels of the page, before scaling.
@@ -93,6 +93,12 @@ def cut(page: Gray, polygon: Points, baseline: Points, *, height_px: int = HEIGH
     grow = np.array([[ratio_x, 0, ratio_x / 2 - 0.5], [0, ratio_y, ratio_y / 2 - 0.5], [0, 0, 1]])
     back = cv2.invertAffineTransform(turn) @ grow
     return Cut(image, back, math.degrees(angle), (width, height), pad)
+
+
+def uncut(image: Gray) -> Cut:
+    """Return a picture that is one line as a cut: nothing is turned, faded or scaled; `image` keeps its height."""
+    height, width = image.shape
+    return Cut(image, np.array([[1.0, 0, 0], [0, 1.0, 0]]), 0.0, (width, height), 0)
 
 
 def forward(baseline: Points) -> Points:

@@ -40,6 +40,19 @@ def ink(page: Gray) -> Mask:
     return _without_specks(mask)
 
 
+def is_light_on_dark(page: Gray) -> bool:
+    """Whether the thin strokes on a page (H, W) are lighter than what is around them, as in a negative.
+
+    The tone of the whole says little: a sheet on a black ground is dark too.
+    """
+    small, _ = shrunk(page)
+    kernel = np.ones((9, 9), np.uint8)
+    dark = cv2.morphologyEx(small, cv2.MORPH_BLACKHAT, kernel).astype(np.float64)
+    light = cv2.morphologyEx(small, cv2.MORPH_TOPHAT, kernel).astype(np.float64)
+    # squares, so that strong strokes count and grain does not
+    return float((light**2).mean()) > 2 * float((dark**2).mean()) + 1
+
+
 def without_long_strokes(mask: Mask, length: float) -> Mask:
     """Take out strokes that go straight on for `length` pixels, level or upright within `_SLOPES`: rulings, frames.
 

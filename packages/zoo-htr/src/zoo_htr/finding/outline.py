@@ -58,7 +58,8 @@ def _windows(xs: NDArray[np.int64], distance: float) -> tuple[Floats, int]:
     first = int(xs.min())
     counts = np.bincount(xs - first).astype(np.float64)
     window = 2 * round(distance) + 1, 1
-    return np.asarray(cv2.blur(counts.reshape(1, -1), window, borderType=cv2.BORDER_CONSTANT)).ravel(), first
+    mean = cv2.blur(counts.reshape(1, -1), window, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(mean, np.float64).ravel(), first
 
 
 def _dense(xs: NDArray[np.int64], begun: NDArray[np.int64], usual: float, distance: float) -> NDArray[np.bool_]:

@@ -21,8 +21,7 @@ from zoo_core.io.atomic import whole
 from zoo_core.io.inputs import Source
 from zoo_htr.cutting import cut
 from zoo_htr.finding import find_lines, has_several_lines
-from zoo_htr.finding.ink import ink, is_light_on_dark, shrunk, without_long_strokes
-from zoo_htr.finding.ridges import line_distance
+from zoo_htr.finding.ink import components, ink, is_light_on_dark, shrunk, without_long_strokes
 from zoo_htr.normalise import prepare
 from zoo_htr.pages.layout import lay_out
 from zoo_htr.pages.pictures import Gray, pictures
@@ -86,25 +85,32 @@ def examine(gray: Gray) -> Findings:
 
 def lies_on_its_side(gray: Gray) -> bool:
     """Whether ink comes and goes more from column to column than from row to row."""
-    small, _ = shrunk(gray)
-    mask = ink(small)
-    if mask.sum() < 200:
+    mask = ink(shrunk(gray)[0])
+    _, boxes, _ = components(mask)
+    sides = boxes[1:, 2:4].max(axis=1)
+    sides = sides[sides >= 5]
+    if len(sides) < 10:
         return False
-    mask = without_long_strokes(mask, 3 * line_distance(mask))
-    return _alternation(mask.T) > _TURNED * _alternation(mask)
+    letter = float(np.median(sides))
+    mask = without_long_strokes(mask, 8 * letter)
+    return _alternation(mask.T, letter) > _TURNED * _alternation(mask, letter)
 
 
-def _alternation(mask: NDArray[np.uint8]) -> float:
-    """Return how strongly ink changes from row to row, whatever its amount: the mean over upright strips, by ink."""
+def _alternation(mask: NDArray[np.uint8], letter: float) -> float:
+    """Return how strongly ink changes from row to row, at the scale of lines: the mean over upright strips, by ink.
+
+    Single strokes, which alternate too, are levelled out: they are narrower than a letter is high.
+    """
+    near, far = (np.ones(n) / n for n in (max(3, round(0.8 * letter)), max(9, round(4 * letter))))
     total = weight = 0.0
-    for strip in np.array_split(mask.astype(np.float64), 12, axis=1):
+    for strip in np.array_split(mask.astype(np.float64), 8, axis=1):
         profile = strip.sum(axis=1)
         used = np.flatnonzero(profile)
-        if len(used) < 80:
+        if len(used) < len(far):
             continue
         part = profile[used[0] : used[-1] + 1]
-        near, far = (np.convolve(part, np.ones(n) / n, mode="same") for n in (5, 61))
-        total += float(((near - far) ** 2).mean() / part.mean() ** 2) * part.sum()
+        change = np.convolve(part, near, mode="same") - np.convolve(part, far, mode="same")
+        total += float((change**2).mean() / part.mean() ** 2) * part.sum()
         weight += part.sum()
     return total / weight if weight else 0.0
 

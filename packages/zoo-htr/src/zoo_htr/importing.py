@@ -29,11 +29,20 @@ from zoo_htr.pages.pairing import read_table
 SCHEMA = "zoo.htr.import/1"
 QUALITY = 80  # of WebP; the packs of the project have 38, to be small
 _ROWS = 256
+# the packs have one apostrophe and no soft hyphens; more would be symbols that a trained model does not know
+_PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201b": "'", "\u00ad": None})
 Target = Literal["parquet", "pairs", "pylaia"]
 
 
 def rows(
-    lines: Iterator[CutLine], *, corpus: str, writer: str | None, split: str, language: str, marks: Marks
+    lines: Iterator[CutLine],
+    *,
+    corpus: str,
+    writer: str | None,
+    split: str,
+    language: str,
+    marks: Marks,
+    as_written: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yield one row of a pack a line, with the columns of data/htr/lines.
 
@@ -44,9 +53,11 @@ def rows(
         split: train, val or test; auto puts a tenth of the lines, by a hash of page and line, into val.
         language: where the file names none.
         marks: what becomes of struck words.
+        as_written: leave quotes and soft hyphens as they are; otherwise they become what the project's packs have.
     """
     for line in lines:
         text = normal(with_marks(line.text, marks))
+        text = text if as_written else text.translate(_PLAIN)
         key = hashlib.sha1(f"{line.document}/{line.page}/{line.line}".encode(), usedforsecurity=False).digest()
         chosen = split if split != "auto" else "val" if key[0] < 26 else "train"
         image = at_height(line.cut.image)
@@ -153,6 +164,7 @@ def _webp(image: Gray) -> bytes:
 @click.option("--split", type=click.Choice(["auto", "train", "val", "test"]), default="auto", show_default=True)
 @click.option("--lang", "language", default="", help="Language, where the files name none.")
 @click.option("--marks", type=click.Choice(["keep", "drop", "tei"]), default="keep", show_default=True)
+@click.option("--as-written", is_flag=True, help="Keep curly apostrophes and soft hyphens.")
 @click.option("--image-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder of the pictures.")
 @click.option("--image-map", type=click.Path(path_type=Path, dir_okay=False), help="Table: XML name, tab, picture.")
 @click.option("--overwrite", is_flag=True, help="Replace what exists.")
@@ -167,6 +179,7 @@ def command(
     split: str,
     language: str,
     marks: Marks,
+    as_written: bool,
     image_dir: Path | None,
     image_map: Path | None,
     overwrite: bool,
@@ -186,6 +199,7 @@ def command(
         split=split,
         language=language,
         marks=marks,
+        as_written=as_written,
     )
     try:
         if to == "parquet":

@@ -52,7 +52,7 @@ def has_several_lines(picture: Gray) -> bool:
         if lower - upper > height / 4 and rows[upper:lower].min() < 0.5 * min(rows[upper], rows[lower]):
             return True
     found = (line.baseline for line in find_lines(picture).lines)
-    return sum(base[-1][0] - base[0][0] >= picture.shape[1] / 2 for base in found) > 2
+    return sum(bool(base[-1][0] - base[0][0] >= picture.shape[1] / 2) for base in found) > 2
 
 
 def _line(number: int, shape: Shape, scale: float, size_px: tuple[int, int]) -> Line:

@@ -38,7 +38,9 @@ def ink(page: Gray) -> Mask:
     taken = np.clip(1 - page / np.maximum(paper, 1), 0, 1)
     taken[paper < 0.35 * np.percentile(paper, 90)] = 0  # a margin or another sheet in the dark
     level, _ = cv2.threshold((taken * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    mask = (taken > max(_FAINT, 0.8 * level / 255)).astype(np.uint8)
+    middle = float(np.median(taken))  # most of a page is paper: what it takes is grain
+    grain = middle + 6 * float(np.median(np.abs(taken - middle)))
+    mask = (taken > max(_FAINT, 0.8 * level / 255, grain)).astype(np.uint8)
     return _without_specks(mask)
 
 

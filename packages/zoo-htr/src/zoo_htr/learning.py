@@ -102,6 +102,11 @@ def lesson(network: HTRJAND, recipe: Recipe, device: torch.device) -> Lesson:
             f"the student {len(network.alphabet) - 1} in lines of {network.height}.",
             "Frames can only be compared if both are the same: train a teacher on the same lines.",
         )
+    if recipe.graph and teacher is not None and (recipe.kd != recipe.kd_end or recipe.kd_guide):
+        raise UsageError(
+            "graph=true keeps the weights of the losses as they are at the first step, and here they change.",
+            "Set graph=false, or kd and kd_end to one value and kd_guide=0.",
+        )
     points = {"logits": Point("", item=0)}
     away = 0.0 if teacher is None else 1.0
     labels = linear(1 - away * recipe.kd, 1 - away * recipe.kd_end, 0, recipe.steps)

@@ -75,20 +75,20 @@ def zoo() -> None:
     """Domain models that install one by one, and can be trusted."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the `zoo` command and exit the process with the code that the table of exit codes gives."""
+def main(arguments: Sequence[str] | None = None, command: click.Command = zoo, name: str = "zoo") -> None:
+    """Run a command, by default `zoo`, and exit the process with the code that the table of exit codes gives."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     # file names may hold bytes that are no text; showing them must not be what fails
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     # `--debug` may stand anywhere before a `--`, so it is taken out before the verbs parse the rest
     end = given.index("--") if "--" in given else len(given)
     options = [argument for argument in given[:end] if argument != "--debug"]
-    sys.exit(_run(options + given[end:], debug=len(options) < end))
+    sys.exit(_run(command, name, options + given[end:], debug=len(options) < end))
 
 
-def _run(arguments: list[str], *, debug: bool) -> int:
+def _run(command: click.Command, name: str, arguments: list[str], *, debug: bool) -> int:
     try:
-        outcome: Any = zoo.main(arguments, prog_name="zoo", standalone_mode=False, obj={"debug": debug})
+        outcome: Any = command.main(arguments, prog_name=name, standalone_mode=False, obj={"debug": debug})
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         output.note(error.format_message())

@@ -26,7 +26,7 @@ ABC = Alphabet(("", " ", "a", "b", "c", "d"))
 RNG = random.Random(1)
 LINES = ["".join(RNG.choices("aaabbc d", k=RNG.randint(1, 12))).strip() or "a" for _ in range(300)]
 LINES = [" ".join(line.split()) for line in LINES]
-LANGUAGE = Path(find("htr-jand-student").folder) / "language"
+LANGUAGE = Path(find("htr-jand-student").folder) / "languages"
 
 
 def model(tmp_path: Path, **options: object) -> NGram:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from torch import Tensor
 from zoo_core.errors import InputError
 from zoo_core.io.packs import open_pack
 from zoo_htr.alphabet import Alphabet, normal
-from zoo_htr.ctc import frames_needed
 from zoo_htr.normalise import HEIGHT, PAPER_SHARE, Pixels, prepare
 
 LOG = logging.getLogger(__name__)
@@ -159,6 +159,11 @@ def usable(lines: list[Line], alphabet: Alphabet) -> list[Line]:
     if not kept:
         raise InputError("No line is left to train on.", "See the warnings above.")
     return kept
+
+
+def frames_needed(label: list[int]) -> int:
+    """Return the least number of frames that can show a label: its length, and a blank between equal neighbours."""
+    return len(label) + sum(a == b for a, b in pairwise(label))
 
 
 def fingerprint(lines: list[Line]) -> str:

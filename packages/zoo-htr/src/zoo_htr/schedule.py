@@ -88,11 +88,13 @@ class Batch(NamedTuple):
         choice: which lines, see `augment.Choice`.
         parameters: (B, P), what happens to them.
         canvas: (1, W) nothing but the width of the batch: equal shapes may share a graph.
+        step: which one.
     """
 
     choice: Choice
     parameters: Tensor
     canvas: Tensor
+    step: int
 
 
 class Schedule:
@@ -157,8 +159,9 @@ class Schedule:
             widest = int(room[rows].max())
             canvas = next(width for width in CANVASES if width >= widest)
             choice = Choice(line[rows], second[rows], gap[rows], other[rows])
-            batches.append(Batch(choice, parameters[rows], torch.zeros(1, canvas)))
-        return [batches[i] for i in torch.randperm(POOL, generator=generator).tolist()]
+            batches.append(Batch(choice, parameters[rows], torch.zeros(1, canvas), 0))
+        shuffled = torch.randperm(POOL, generator=generator).tolist()
+        return [batches[i]._replace(step=number * POOL + place) for place, i in enumerate(shuffled)]
 
     def _lines(self, kind: Tensor, place: Tensor, progress: float) -> Tensor:
         """Choose lines by two uniform numbers each: the corpus by the first, the line in it by the second."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,14 +15,15 @@ from torch import Tensor, nn
 
 from zoo_core.train import TrainRecipe
 from zoo_htr.augment import Choice, Rendered, render
-from zoo_htr.ctc import ctc_loss
 from zoo_htr.data import Line, LineStore, fingerprint, usable
 from zoo_htr.greedy import greedy
-from zoo_htr.htr_jand import HTRJAND, Shortcut
+from zoo_htr.htr_jand import HTRJAND
+from zoo_htr.learning import Seen, aligned, lesson
 from zoo_htr.normalise import standardise
 from zoo_htr.recognise import LineReader
 from zoo_htr.schedule import Batch, Phases, Schedule
 
+NETWORK = "module.network."  # in the state dict of what is trained: a student, which holds a Training
 NO_DECAY = ("rho", "mu", "gain")  # and everything of one dimension
 
 
@@ -43,27 +46,20 @@ class Recipe(TrainRecipe):
     curriculum: bool = Field(True, description="S1 begins with the easiest fifth of the lines")
     replay_share: float = Field(0.3, ge=0, le=1, description="of the real samples, if there is anything to replay")
     augment: bool = Field(True, description="change the lines: geometry, ink, paper, noise, gaps")
+    teacher: Path | None = Field(None, description="model id or safetensors file of a network to learn from as well")
+    kd: float = Field(
+        0.5, ge=0, le=1, description="share of the loss that is the divergence from the teacher, at first"
+    )
+    kd_end: float = Field(0.8, ge=0, le=1, description="the same at the last step; a line leads there")
+    kd_tau: float = Field(2.0, gt=0, description="temperature of that divergence")
+    kd_frames: Literal["uniform", "no_blank", "neighbourhood", "soft"] = Field(
+        "neighbourhood", description="which frames count in it: see zoo_core.distill.losses.ctc"
+    )
+    kd_reach: int = Field(2, ge=0, description="frames on either side of a neighbourhood")
+    kd_features: float = Field(0.1, ge=0, description="weight of the distance between the last blocks' frames")
+    kd_guide: float = Field(0.0, ge=0, description="weight of the cross-entropy against the teacher's alignment")
+    kd_guide_until: float = Field(0.2, ge=0, le=1, description="share of the steps after which that ends")
     freeze_statistics: bool = Field(False, description="keep the batch norms as they are: for few lines")
-
-
-class Training(nn.Module):
-    """The network and what only helps to train it: never published.
-
-    Args:
-        network: what is trained.
-        shortcut: whether there is a second CTC head on the convolutions.
-    """
-
-    def __init__(self, network: HTRJAND, *, shortcut: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.shortcut = Shortcut(network.feature_width, len(network.alphabet)) if shortcut else None
-
-    def forward(self, lines: Tensor, widths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return logits (B, T, V), frames (B,), and the logits of the second head."""
-        features, lengths = self.network.encode(lines, widths)
-        logits, _ = self.network.read(features, lengths)
-        return logits, lengths, None if self.shortcut is None else self.shortcut(features)
 
 
 class HTRTask:
@@ -95,7 +91,9 @@ class HTRTask:
         replay: list[Line] = (),  # type: ignore[assignment]
         changed: dict[str, Any] | None = None,
     ) -> None:
-        self.module: nn.Module = Training(network, shortcut=recipe.shortcut_weight > 0).to(device)
+        taught = lesson(network, recipe, device)
+        self.module: nn.Module = taught.student.to(device)
+        self.objective, self.teacher = taught.objective, taught.teacher
         self.recipe, self.device, self.validation, self.changed = recipe, device, validation, changed or {}
         alphabet = network.alphabet
         groups = [usable(list(lines), alphabet) if lines else [] for lines in (real, synthetic, replay)]
@@ -127,10 +125,13 @@ class HTRTask:
         """Identify all lines."""
         return self._fingerprint
 
-    def published(self, module: nn.Module) -> nn.Module:
-        """Return the network without the second head."""
-        network: nn.Module = module.get_submodule("network")
-        return network
+    def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the network's tensors, without the second head and adapters."""
+        return {key.removeprefix(NETWORK): tensor for key, tensor in tensors.items() if key.startswith(NETWORK)}
+
+    def identities(self) -> dict[str, str]:
+        """Identify the teacher."""
+        return {} if self.teacher is None else {"teacher": self.teacher.identity}
 
     def config(self) -> dict[str, Any]:
         """Return what differs from the manifest: the alphabet, if it has grown."""
@@ -169,14 +170,13 @@ class HTRTask:
         return self.schedule.describe(step)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """CTC a character, averaged over lines, so that long lines do not dominate; and the same of the second head."""
-        seen = self.rendered(batch)
-        logits, frames, early = self.module(standardise(seen.grey, seen.widths), seen.widths)
-        loss = ctc_loss(logits, frames, seen.labels, seen.lengths).mean()
-        if early is None:
-            return loss, {"ctc": loss}
-        shortcut = ctc_loss(early, frames, seen.labels, seen.lengths).mean()
-        return loss + self.recipe.shortcut_weight * shortcut, {"ctc": loss, "shortcut": shortcut}
+        """What `zoo_htr.learning.lesson` says of the lines of a batch: averaged over lines, whatever their length."""
+        made = self.rendered(batch)
+        seen = Seen.of(standardise(made.grey, made.widths), made.widths, made.labels, made.lengths)
+        theirs = None if self.teacher is None else self.teacher(seen)
+        if theirs is not None and self.objective.weights(batch.step).get("guide"):
+            seen = aligned(seen, theirs.at["logits"])
+        return self.objective(self.module(seen.lines, seen.widths), theirs, seen, batch.step)
 
     @torch.no_grad()
     def rendered(self, batch: Batch) -> Rendered:
@@ -187,7 +187,7 @@ class HTRTask:
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Character error rate of greedy reading over the validation lines: edits over reference characters, micro."""
-        network = self.published(module)
+        network = module.get_submodule(NETWORK.rstrip("."))
         assert isinstance(network, HTRJAND)  # noqa: S101 (for mypy)
         reader = LineReader(network, device=self.device, pixels=1 << (17 if self.device.type == "cuda" else 14))
         edits: dict[str, int] = {}

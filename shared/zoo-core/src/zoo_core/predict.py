@@ -52,6 +52,14 @@ class Result(Protocol):
         """Return a picture for people, None if there is nothing to see."""
 
 
+@runtime_checkable
+class TextResult(Result, Protocol):
+    """A result that is text, and is printed as such where no folder for results is named."""
+
+    def as_text(self) -> str:
+        """Return the content of the file that `save` would write."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one input: a result, an error, or nothing because its output exists (`skipped`)."""
@@ -127,6 +135,10 @@ class Predictor(ABC, Generic[Item, Prepared, Output]):
 
         Needs no decoding and never fails: for an input that cannot be used any name will do.
         """
+
+    def select(self, sources: list[Source]) -> list[Source]:
+        """Leave out what was found in folders but is no input of its own, such as a part of another one."""
+        return sources
 
     def predict(self, source: Any) -> Result:
         """Run on one input: a path, the bytes of a file, or whatever else the package's `read` understands.
@@ -211,7 +223,7 @@ def run(
     Raises:
         ZooError: the folder cannot be written to.
     """
-    sources = _sources(inputs, predictor.suffixes)
+    sources = predictor.select(_sources(inputs, predictor.suffixes))
     if out is None:
         jobs = [_Job(source, None) for source in sources]
     else:

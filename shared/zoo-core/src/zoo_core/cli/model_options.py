@@ -12,8 +12,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from zoo_core.cli.output import Output
 from zoo_core.errors import ZooError
 
+_FORMAT = "format"
 # keeps the names of the model's options apart from those of the command
 _PREFIX = "model_option_"
 
@@ -23,18 +25,47 @@ def click_options(schema: type[BaseModel], *, taken: frozenset[str]) -> list[cli
 
     Args:
         schema: the options class; the descriptions of its fields become the help.
-        taken: option names of the command itself.
+        taken: option names of the command itself. A field `format` is no new option: see `file_formats`.
 
     Raises:
         ZooError: a field would hide an option of the command.
     """
     options = []
     for name, field in schema.model_fields.items():
+        if name == _FORMAT:
+            continue
         flag = f"--{name.replace('_', '-')}"
         if flag in taken:
             raise ZooError(f"{schema.__module__}:{schema.__name__}.{name} hides {flag} of zoo predict.", "Rename it.")
         options.append(_option(name, flag, field))
     return options
+
+
+def file_formats(option: click.Parameter, schema: type[BaseModel]) -> click.Parameter:
+    """Return the command's `--format` with what the model can write besides.
+
+    A model whose results are files of text has a field `format`. Its values join those of the command: `human` and
+    `json` say how results are printed, the others what is written, and `json` both if it is among them.
+    """
+    if _FORMAT not in schema.model_fields:
+        return option
+    field = schema.model_fields[_FORMAT]
+    files = [str(value) for value in get_args(_without_none(field.annotation))]
+    printed = ["human", "json"]
+
+    def choose(context: click.Context, _parameter: click.Parameter, value: str) -> Output:
+        if value in files:
+            context.params[_PREFIX + _FORMAT] = value
+        return Output("json" if value == "json" else "human")
+
+    return click.Option(
+        ["--format", option.name or "out"],
+        type=click.Choice([*printed, *(name for name in files if name not in printed)]),
+        default="human",
+        show_default=True,
+        callback=choose,
+        help=f"json: one JSON object a line on stdout. {field.description or ''}".rstrip(),
+    )
 
 
 def chosen(context: click.Context) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import click
 
 from zoo_core import catalog
 from zoo_core.cli import output
-from zoo_core.cli.model_options import chosen, click_options
+from zoo_core.cli.model_options import chosen, click_options, file_formats
 from zoo_core.errors import InputError, UsageError
 from zoo_core.options import parse_options
 
@@ -70,9 +70,9 @@ class _CommandOfModel(click.Command):
 
     def __init__(self, command: PredictCommand, entry: catalog.CatalogEntry) -> None:
         taken = frozenset(name for param in command.params for name in param.opts) | {"--help", "--debug"}
-        given = entry.manifest.entry.options is not None
-        self.shared = command.params
-        self.own = click_options(entry.code("options"), taken=taken) if given else []
+        schema = entry.code("options") if entry.manifest.entry.options is not None else None
+        self.shared = [file_formats(p, schema) if schema and p.name == "out" else p for p in command.params]
+        self.own = click_options(schema, taken=taken) if schema else []
         self.title = f"Options of {entry.manifest.id}"
         super().__init__("predict", params=[*self.shared, *self.own], callback=command.callback, help=command.help)
 
@@ -160,7 +160,7 @@ def command(
             offline=offline,
             **options,
         )
-        sources = expand(inputs, suffixes=predictor.suffixes)[:limit]
+        sources = predictor.select(expand(inputs, suffixes=predictor.suffixes))[:limit]
         if dry_run:
             outcomes: Iterable[Outcome] = _planned(predictor, sources, folder, overwrite=overwrite, skip=skip_existing)
             failed = report(outcomes)
@@ -213,11 +213,15 @@ def _status(outcome: Outcome) -> str:
 
 
 def _line(outcome: Outcome, data: dict[str, Any]) -> str:
+    from zoo_core.predict import TextResult
+
     name = outcome.source.name
     if outcome.skipped:
         return f"{name}: skipped, its result exists"
     if outcome.written:
         return f"{name} -> {', '.join(str(path) for path in outcome.written)}"
+    if isinstance(outcome.result, TextResult):
+        return outcome.result.as_text().rstrip("\n")
     return f"{name}: {json.dumps(data, ensure_ascii=False)}"
 
 

@@ -161,13 +161,14 @@ def peek(source: Source) -> Header:
         return Header(kind, image.width, image.height, getattr(image, "n_frames", 1))
 
 
-def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, all_frames: bool = False) -> Image:
+def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, all_frames: bool = False, frame: int = 0) -> Image:
     """Read a picture: EXIF orientation applied, palettes expanded, CMYK converted by its profile, 16 bits kept.
 
     Args:
         source: where it comes from.
         max_pixels: of all frames that are read together; compared with the header before decoding.
-        all_frames: read every frame or page; otherwise the first one, with a note that there are more.
+        all_frames: read every frame or page; otherwise one, with a note on an animation that there are more.
+        frame: which one that is, from 0; for files whose pages are read one after the other.
 
     Raises:
         InputError: empty, no picture, a format we do not read, truncated or damaged, or too large; names the remedy.
@@ -178,13 +179,13 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, all_frames: bool
     with image, _named(source, kind):
         count = getattr(image, "n_frames", 1) if all_frames else 1
         _check_size(source, image, count, max_pixels)
-        if not all_frames and getattr(image, "is_animated", False):
+        if not all_frames and frame == 0 and getattr(image, "is_animated", False):
             notes.append("only the first frame is used; --all-frames takes them all")
         frames, metadata = [], Metadata()
-        for index in range(count):
-            frame = _frame(partial(_at, kind, data, index), image, index, notes)
-            frames.append(_turned(frame, _orientation(image)))
-            if index == 0:
+        for index in range(count) if all_frames else (frame,):
+            read = _frame(partial(_at, kind, data, index), image, index, notes)
+            frames.append(_turned(read, _orientation(image)))
+            if len(frames) == 1:
                 metadata = _metadata(image, notes)
         loop = int(image.info.get("loop", 0))
     return Image(tuple(frames), source.name, kind, loop, metadata, tuple(dict.fromkeys(notes)))

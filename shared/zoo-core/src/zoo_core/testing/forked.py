@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 # what `zoo predict` and `zoo train` import before they do anything
 IMPORTED = ("zoo_core.cli.main", "zoo_core.cli.predict", "zoo_core.predict", "zoo_core.weights.build")
@@ -105,9 +105,11 @@ class ForkedZoo:
         self.start(*arguments, cwd=cwd, stdin=stdin)
         return self.wait()
 
-    def start(self, *arguments: str, cwd: Path, stdin: Path | None = None) -> int:
-        """Start `zoo` and return its process id; one command at a time, `wait` for it before the next."""
-        asked = json.dumps(["zoo", arguments, str(cwd), self._environment]).encode()
+    def start(
+        self, *arguments: str, cwd: Path, stdin: Path | None = None, program: Literal["zoo", "python"] = "zoo"
+    ) -> int:
+        """Start `zoo` (or python) and return its process id; one command at a time, `wait` for it before the next."""
+        asked = json.dumps([program, arguments, str(cwd), self._environment]).encode()
         self._line = socket.socket(socket.AF_UNIX)
         self._line.connect(str(self._path))
         writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,16 @@ class Meter:
         self._steps.append(step)
         self._rows.append(values.clone())
 
-    def means(self) -> list[float]:
+    def means(self, names: Sequence[str] = ()) -> list[float]:
         """Return the mean of each value over the steps since the last call, and begin anew.
 
+        A value beside the loss may be NaN in steps that do not compute it; those steps do not count.
+
+        Args:
+            names: of the values, for the message.
+
         Raises:
-            ZooError: the loss of a step is NaN or infinite; names the first one and its batch.
+            ZooError: the loss of a step is NaN or infinite; names the first one, its batch, and which values are so.
         """
         table = torch.stack(self._rows).cpu()
         bad = (~table[:, 0].isfinite()).nonzero().flatten()
@@ -44,13 +49,15 @@ class Meter:
             row = int(bad[0])
             step = self._steps[row]
             samples = f" (samples: {self._describe(step)})" if self._describe else ""
+            parts = [name for name, x in zip(names[1:], table[row, 1:].tolist(), strict=False) if not math.isfinite(x)]
+            blame = f", of whose parts {', '.join(parts)} are not finite or were not computed" if parts else ""
             raise ZooError(
-                f"The loss is {float(table[row, 0])} at step {step}, batch {step}{samples}.",
+                f"The loss is {float(table[row, 0])} at step {step}, batch {step}{samples}{blame}.",
                 "The newest checkpoint is from before. Lower the learning rate, set clip_norm, or look at the samples.",
             )
         self._steps.clear()
         self._rows.clear()
-        return [float(value) for value in table.double().mean(dim=0)]
+        return [float(value) for value in table.double().nanmean(dim=0)]
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -30,7 +30,7 @@ from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step, number_format
 from zoo_core.train.structure import map_tensors
-from zoo_core.train.task import DescribesBatches, Publishes, Task
+from zoo_core.train.task import Configures, DescribesBatches, LearnsFromOthers, PublishesPart, Task
 from zoo_core.weights.build import CONFIG
 from zoo_core.weights.files import sha256_of, write_tensors
 
@@ -90,6 +90,7 @@ class _Run:
         self.metrics: dict[str, float] = {}
         self.hash = recipe_hash(recipe, without=recipe.may_change)
         self.fingerprint = task.fingerprint()
+        self.identities = task.identities() if isinstance(task, LearnsFromOthers) else {}
         seed_all(recipe.seed, rank=fabric.global_rank)
         self.module: nn.Module = fabric.to_device(task.module)
         self.module.train()
@@ -195,7 +196,7 @@ class _Run:
     def _report(self, done: int) -> None:
         if not len(self.meter):
             return
-        means = self.meter.means()
+        means = self.meter.means(self.step.names)
         means = self._over_processes(means)
         row = dict(zip(self.step.names, means, strict=True))
         pace_seconds = self.pace.lap(done)
@@ -239,6 +240,7 @@ class _Run:
                 "recipe": self.recipe.model_dump(mode="json"),
                 "recipe_hash": self.hash,
                 "data_fingerprint": self.fingerprint,
+                "identities": self.identities,
                 "optimizer": rest,
                 "scaler": self.step.scaler.state_dict() if self.step.scaler else None,
                 "generators": states,
@@ -253,7 +255,7 @@ class _Run:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         data = checkpoint.data
-        check_same_run(self.recipe, self.fingerprint, checkpoint)
+        check_same_run(self.recipe, self.fingerprint, self.identities, checkpoint)
         self.module.load_state_dict(checkpoint.groups["model"])
         if self.ema is not None:
             self.ema.load_state_dict(checkpoint.groups["ema"])
@@ -276,18 +278,18 @@ class _Run:
             return self._record("time limit", done)
         file = self.out / "weights.safetensors"
         facts = {"recipe_hash": self.hash, "steps": str(done)}
-        if isinstance(self.task, Publishes) and (config := self.task.config()):
+        if isinstance(self.task, Configures) and (config := self.task.config()):
             facts[CONFIG] = json.dumps(config)
-        best = self._published(self.ema.module if self.ema else self.module)
-        write_tensors(file, dict(best.state_dict()), facts, overwrite=True)
+        best = self.ema.state_dict() if self.ema else dict(self.module.state_dict())
+        write_tensors(file, self._published(best), facts, overwrite=True)
         weights = {"file": file.name, "sha256": sha256_of(file), "size_bytes": file.stat().st_size}
         record = self._record("finished", done, weights)
         with whole(self.out / "record.json", overwrite=True) as path:
             path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return record
 
-    def _published(self, module: nn.Module) -> nn.Module:
-        return self.task.published(module) if isinstance(self.task, Publishes) else module
+    def _published(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        return self.task.published(tensors) if isinstance(self.task, PublishesPart) else tensors
 
     def _record(self, status: Status, done: int, weights: dict[str, Any] | None = None) -> RunRecord:
         return RunRecord(
@@ -303,9 +305,10 @@ class _Run:
             versions=versions(type(self.task).__module__.partition(".")[0].replace("_", "-")),
             commit=commit(),
             hardware=describe_hardware(self.fabric.device, processes=self.fabric.world_size),
-            parameters=sum(p.numel() for p in self._published(self.module).parameters()),
+            parameters=sum(p.numel() for p in self._published(dict(self.module.named_parameters())).values()),
             metrics=self.metrics,
             weights=weights,
+            identities=self.identities,
         )
 
     # -- dry run ------------------------------------------------------------------------------------------------------

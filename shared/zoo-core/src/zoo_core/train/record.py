@@ -36,6 +36,7 @@ class RunRecord(BaseModel):
     parameters: int
     metrics: dict[str, float]
     weights: dict[str, Any] | None = None
+    identities: dict[str, str] = {}
 
 
 def versions(*more: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,13 @@ def finished_record(out: Path, recipe_hash: str) -> RunRecord | None:
     return record if complete and record.recipe_hash == recipe_hash else None
 
 
-def check_same_run(recipe: TrainRecipe, fingerprint: str, checkpoint: Checkpoint) -> None:
+def check_same_run(
+    recipe: TrainRecipe, fingerprint: str, identities: Mapping[str, str], checkpoint: Checkpoint
+) -> None:
     """Refuse a checkpoint that was trained otherwise; keys of `recipe.may_change` may differ.
 
     Raises:
-        UsageError: names the key and both values, or says that the data differ.
+        UsageError: names the key and both values, or says that the data or what is learned from differ.
     """
     theirs, ours = checkpoint.data["recipe"], recipe.model_dump(mode="json")
     for key, value in ours.items():
@@ -82,6 +85,16 @@ def check_same_run(recipe: TrainRecipe, fingerprint: str, checkpoint: Checkpoint
             f"({checkpoint.data['data_fingerprint'][:12]}, these are {fingerprint[:12]}).",
             "Give the same data, or train in another folder.",
         )
+
+    before = checkpoint.data.get("identities", {})
+    for name in sorted(before.keys() | identities.keys()):
+        then, now = before.get(name, "none"), identities.get(name, "none")
+        if then != now:
+            raise UsageError(
+                f"The checkpoint at step {checkpoint.step} was trained with another {name} "
+                f"({then[:12]}, this is {now[:12]}).",
+                f"Give the same {name}, or train in another folder.",
+            )
 
 
 def _difference(before: Any, now: Any, place: str) -> tuple[str, Any, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -53,12 +54,26 @@ class DescribesBatches(Protocol):
 
 
 @runtime_checkable
-class Publishes(Protocol):
-    """A task whose module has parts that only help training, or whose network is not quite that of the manifest."""
+class PublishesPart(Protocol):
+    """A task whose module holds more than what is published: adapters of a distillation, say."""
 
-    def published(self, module: nn.Module) -> nn.Module:
-        """Return the part of `module` (the trained or the averaged one) that is written as weights and counted."""
+    def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is published of a state dict of the module, under the names it shall have."""
         ...
+
+
+@runtime_checkable
+class LearnsFromOthers(Protocol):
+    """A task that depends on more than recipe and data: on a teacher, say. A run is only resumed with the same ones."""
+
+    def identities(self) -> dict[str, str]:
+        """Return what it depends on: a name -> a hash of its content."""
+        ...
+
+
+@runtime_checkable
+class Configures(Protocol):
+    """A task whose network is not quite that of the manifest: an alphabet that has grown, say."""
 
     def config(self) -> dict[str, Any]:
         """Return constructor arguments that differ from the manifest's; they travel in the weight file, as JSON."""

@@ -1,0 +1,90 @@
+"""What on a page is ink: without paper tone, shadows, dark margins, rulings and frames."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Gray: TypeAlias = NDArray[np.uint8]
+Mask: TypeAlias = NDArray[np.uint8]  # 0 or 1
+WORKING_PX = 1600  # longest side at which lines are looked for: enough for a line distance of 15 px or more
+_PAPER_PX = 41  # wider than any stroke at that size
+_SLOPES = (-0.12, -0.09, -0.06, -0.03, 0.0, 0.03, 0.06, 0.09, 0.12)
+_FAINT = 0.08  # ink takes at least this share of the light
+
+
+def shrunk(page: Gray) -> tuple[Gray, float]:
+    """Return the page at the working size, and working pixels per pixel of the page (at most 1)."""
+    scale = min(1.0, WORKING_PX / max(page.shape))
+    if scale == 1.0:
+        return page, 1.0
+    size = max(1, round(page.shape[1] * scale)), max(1, round(page.shape[0] * scale))
+    return cast(Gray, cv2.resize(page, size, interpolation=cv2.INTER_AREA)), scale
+
+
+def ink(page: Gray) -> Mask:
+    """Return 1 where there is writing on a page (H, W) of the working size, 0 elsewhere.
+
+    The paper's tone around each place is what a closing leaves there; ink is what takes clearly more light than that.
+    So a shadow is no ink, nor is the inside of a dark margin.
+    """
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_PAPER_PX, _PAPER_PX))
+    paper = cv2.GaussianBlur(cv2.morphologyEx(page, cv2.MORPH_CLOSE, kernel), (0, 0), 5).astype(np.float32)
+    taken = np.clip(1 - page / np.maximum(paper, 1), 0, 1)
+    taken[paper < 0.35 * np.percentile(paper, 90)] = 0  # a margin or another sheet in the dark
+    level, _ = cv2.threshold((taken * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    mask = (taken > max(_FAINT, 0.8 * level / 255)).astype(np.uint8)
+    return _without_specks(mask)
+
+
+def is_light_on_dark(page: Gray) -> bool:
+    """Whether the thin strokes on a page (H, W) are lighter than what is around them, as in a negative.
+
+    The tone of the whole says little: a sheet on a black ground is dark too.
+    """
+    small, _ = shrunk(page)
+    kernel = np.ones((9, 9), np.uint8)
+    dark = cv2.morphologyEx(small, cv2.MORPH_BLACKHAT, kernel).astype(np.float64)
+    light = cv2.morphologyEx(small, cv2.MORPH_TOPHAT, kernel).astype(np.float64)
+    # squares, so that strong strokes count and grain does not
+    return float((light**2).mean()) > 2 * float((dark**2).mean()) + 1
+
+
+def without_long_strokes(mask: Mask, length: float) -> Mask:
+    """Take out strokes that go straight on for `length` pixels, level or upright within `_SLOPES`: rulings, frames.
+
+    Gaps of a few pixels do not end one. Strokes of letters that cross it are mended.
+    """
+    kept = mask
+    for across in (True, False):
+        lying = mask if across else np.ascontiguousarray(mask.T)
+        bridged = cv2.morphologyEx(lying, cv2.MORPH_CLOSE, np.ones((1, 9), np.uint8))
+        long = np.zeros(lying.shape, np.uint8)
+        for slope in _SLOPES:
+            shear = np.array([[1, 0, 0], [-slope, 1, max(slope, 0) * lying.shape[1]]])
+            size = lying.shape[1], lying.shape[0] + round(abs(slope) * lying.shape[1])
+            level = cv2.warpAffine(bridged, shear, size, flags=cv2.INTER_NEAREST)
+            runs = cv2.morphologyEx(level, cv2.MORPH_OPEN, np.ones((1, round(length)), np.uint8))
+            flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+            long |= np.asarray(cv2.warpAffine(runs, shear, lying.shape[::-1], flags=flags), np.uint8)
+        long = np.asarray(cv2.dilate(long, np.ones((3, 3), np.uint8)), np.uint8)
+        kept = kept & (1 - (long if across else long.T))
+    mended = np.asarray(cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((5, 1), np.uint8)), np.uint8) & mask
+    return _without_specks(kept | mended)
+
+
+def _without_specks(mask: Mask) -> Mask:
+    count, labels, facts, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    keep = np.ones(count, np.uint8)
+    keep[facts[:, cv2.CC_STAT_AREA] < 6] = 0
+    keep[0] = 0
+    return cast(Mask, keep[labels])
+
+
+def components(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """Return the labels (H, W) of connected ink, their boxes (N, 5: left, top, width, height, area) and centres."""
+    _, labels, facts, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    return cast(NDArray[np.int32], labels), cast(NDArray[np.int32], facts), cast(NDArray[np.float64], centres)

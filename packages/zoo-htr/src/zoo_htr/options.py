@@ -1,0 +1,62 @@
+"""What a user may choose when pages are read. Neither torch nor numpy here: the command's help reads this."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from zoo_core.options import Options
+
+MAX_PAGE_PIXELS = 200_000_000
+
+
+class HTROptions(Options):
+    """Options of `zoo predict` for the handwriting models."""
+
+    format: Literal["txt", "json", "alto", "page", "hocr"] = Field(
+        default="txt",
+        description="Files of the results: txt plain text; json one object a text line; alto, page: the input's XML "
+        "edited, or a new file; hocr.",
+    )
+    segmenter: Literal["auto", "own", "kraken", "line"] = Field(
+        default="auto",
+        description="Where lines come from. auto: the ALTO or PAGE file with the picture, else a low and wide picture "
+        "is one line, else own. own: our finder, for clean pages of one column. kraken: kraken's. line: every picture "
+        "is one line.",
+    )
+    kraken: str | None = Field(
+        default=None, description="How kraken is started; default the variable KRAKEN, else kraken on the PATH."
+    )
+    image_dir: Path | None = Field(default=None, description="Folder of the pictures that XML inputs describe.")
+    image_map: Path | None = Field(
+        default=None, description="Table of them: in each line the name of an XML file, a tab, its picture."
+    )
+    reading_order: Literal["file", "geometric"] = Field(
+        default="file", description="Order of the lines: that of the XML, or by their places on the page."
+    )
+    string_level: Literal["auto", "line", "word", "glyph"] = Field(
+        default="auto",
+        description="How finely alto, page and hocr are written; auto: by words, in page by lines. line: each line one "
+        "string, as eScriptorium exports it. glyph: with characters and their alternatives.",
+    )
+    draw: bool = Field(
+        default=False, description="Also write a picture, NAME_lines.jpg: the page with its lines and their text."
+    )
+    pdf_dpi: int = Field(default=300, ge=72, le=1200, description="Pixels an inch at which pages of a PDF are drawn.")
+    suffix: str | None = Field(
+        default=None, max_length=100, description="What is added to the name of the input; default nothing."
+    )
+    deterministic: bool = Field(
+        default=False, description="Read every line by itself: the same bits whatever else is on the page; slower."
+    )
+    max_pixels: int = Field(default=MAX_PAGE_PIXELS, ge=1, description="Refuse pages with more pixels than this.")
+
+    @field_validator("suffix")
+    @classmethod
+    def _suffix_is_no_path(cls, suffix: str | None) -> str | None:
+        if suffix is not None and re.search(r"[/\\\0]", suffix):
+            raise ValueError("a suffix is a part of a file name, without slashes")
+        return suffix

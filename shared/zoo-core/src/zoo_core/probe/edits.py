@@ -1,0 +1,88 @@
+"""Edits: what a probe changes at a point. They are values: hashable, comparable, told in a run record by their text.
+
+The named three leave fused attention fused, because they act before or after it (distill spec 3.3):
+
+- a head's output times alpha: pruning (0), reinforcement (2), gates;
+- a head's output toward its own value, (1 - u) A V + u V = ((1 - u) A + u I) V: perturbed attention guidance, softly;
+- a bias b_j added to every score of key j, which multiplies its unnormalised weight by exp(b_j): emphasis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+from zoo_core.errors import UsageError
+from zoo_core.probe.points import Point
+
+
+@dataclass(frozen=True)
+class ScaleHeads:
+    """Multiply head h's output by alpha[h].
+
+    Args:
+        alpha: one factor a head.
+    """
+
+    alpha: tuple[float, ...]
+
+    def __call__(self, head_out: Tensor) -> Tensor:
+        """(B, H, N, d) -> the same shape."""
+        return head_out * _of_heads(self.alpha, head_out)
+
+
+@dataclass(frozen=True)
+class TowardValue:
+    """Move head h's output toward what the identity as attention map would give: (1 - u) out + u v.
+
+    Args:
+        u: one share in [0, 1] a head.
+    """
+
+    u: tuple[float, ...]
+
+    def __call__(self, head_out: Tensor, value: Tensor) -> Tensor:
+        """(B, H, N, d), and values (B, Hkv, N, d) of as many positions -> (B, H, N, d)."""
+        if value.shape[-2] != head_out.shape[-2]:
+            raise UsageError("Moving toward the value needs self-attention: as many keys as queries.")
+        if value.shape[1] != head_out.shape[1]:
+            value = value.repeat_interleave(head_out.shape[1] // value.shape[1], dim=1)
+        share = _of_heads(self.u, head_out)
+        return (1 - share) * head_out + share * value
+
+
+@dataclass(frozen=True)
+class KeyBias:
+    """Add b[j] to the score of every query with key j.
+
+    Args:
+        b: one number a key; log c multiplies the weight of a key by c before rows are normalised.
+    """
+
+    b: tuple[float, ...]
+
+
+Change: TypeAlias = ScaleHeads | TowardValue | KeyBias | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change at a point.
+
+    Args:
+        point: where; `ScaleHeads` and `TowardValue` act at `head_out`, `KeyBias` at the attention module (`in`), any
+            other function at `in`, `out` or `head_out`. Functions must be hashable, as all of a run's settings.
+        change: what is done; (tensor) -> tensor of the same shape.
+    """
+
+    point: Point
+    change: Change
+
+
+def _of_heads(values: tuple[float, ...], head_out: Tensor) -> Tensor:
+    if len(values) != head_out.shape[1]:
+        raise UsageError(f"{len(values)} values were given for {head_out.shape[1]} heads.", "Give one for each head.")
+    return head_out.new_tensor(values)[:, None, None]

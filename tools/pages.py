@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from zoo_core.cli.output import short_bytes, short_count
 from zoo_core.manifest import Manifest, Metric, parse_manifest
+from zoo_core.train import TrainRecipe
+from zoo_htr.task import Recipe as HTRRecipe
 from zoo_sr.options import SROptions
 from zoo_sr.train import Recipe
 
@@ -49,6 +51,13 @@ def manifest_page() -> str:
 def keys(model: type[BaseModel]) -> str:
     """Return one row a field of a class of data."""
     return "\n".join(table(model.model_json_schema()))
+
+
+def own_keys(model: type[TrainRecipe]) -> str:
+    """Return one row a key that every recipe does not have."""
+    schema = model.model_json_schema()
+    own = {name: field for name, field in schema["properties"].items() if name not in TrainRecipe.model_fields}
+    return "\n".join(table({**schema, "properties": own}))
 
 
 def options(model: type[BaseModel]) -> str:
@@ -145,6 +154,7 @@ PARTS = {
     "models": models,
     "figures": figures,
     "options of zoo-sr": lambda: options(SROptions),
+    "recipe of zoo-htr": lambda: own_keys(HTRRecipe),
     "recipe of zoo-sr": lambda: keys(Recipe),
 }
 

@@ -12,7 +12,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,8 @@ from zoo_core.train.log import Table, read_table
 from zoo_core.train.prefetch import Part, prefetched
 from zoo_core.train.resume import optimizer_state, restore_optimizer
 from zoo_core.train.structure import map_tensors, tensors_in
+from zoo_core.weights.build import config_in
+from zoo_core.weights.files import read_tensors
 
 # -- order -------------------------------------------------------------------------------------------------------------
 
@@ -137,6 +139,18 @@ def test_a_failing_batch_is_an_error_in_its_place() -> None:
     assert [next(batches) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="bad sample"):
         next(batches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_that_runs_out_of_something_does_not_end_the_run_as_if_all_were_well(workers: int) -> None:
+    def make(step: int) -> int:
+        return step if step < 2 else next(iter(()))
+
+    batches = prefetched(make, range(9), workers=workers, kind="thread")
+    assert [next(batches) for _ in range(2)] == [0, 1]
+    with pytest.raises((RuntimeError, StopIteration)) as caught:
+        next(batches)
+    assert caught.type is RuntimeError
 
 
 @dataclass(frozen=True)
@@ -335,6 +349,25 @@ def line_recipe(**keys: Any) -> TrainRecipe:
     return TrainRecipe(**{"steps": 60, "batch": 24, "log_every": 10, "ema_decay": 0.9, "device": "cpu", **keys})
 
 
+class Wider(Line):
+    """A network that is not the manifest's, with a part that is not published."""
+
+    def config(self) -> dict[str, Any]:
+        return {"width": 32, "names": ["a", "ω"]}
+
+    def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: tensor for key, tensor in tensors.items() if key.startswith("0.")}
+
+
+def test_weights_bring_the_config_that_their_network_needs(tmp_path: Path) -> None:
+    recipe = line_recipe(steps=2)
+    record = fit(Wider(recipe), recipe, tmp_path)
+    tensors, facts = read_tensors(tmp_path / "weights.safetensors")
+    assert config_in(facts, what="weights") == {"width": 32, "names": ["a", "ω"]}
+    assert tensors.keys() == {"0.weight", "0.bias"}
+    assert record.parameters == 8 * 32 + 32
+
+
 def test_a_run_learns_and_leaves_its_papers(tmp_path: Path) -> None:
     recipe = line_recipe()
     task = Line(recipe)
@@ -416,6 +449,24 @@ def test_graphs_and_compilers_train_the_same(tmp_path: Path, precision: Any, key
         recipe = line_recipe(device="cuda", precision=precision, **ways)
         fit(Line(recipe, "cuda"), recipe, tmp_path / name)
     assert_same_losses(tmp_path / "plain", tmp_path / "fast", rel=1e-2 if precision in ("fp32", "tf32") else 0.1)
+
+
+class Ragged(Line):
+    """Batches of three sizes, in turns."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        x, weight = super().batch(step)
+        return x[: (24, 9, 16)[step % 3]], weight
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("keys", [{}, {"clip_norm": 1.0}, {"precision": "fp16"}, {"compile": True}])
+def test_there_is_a_graph_for_each_shape_of_batch(tmp_path: Path, keys: dict[str, Any]) -> None:
+    for name, graph in {"plain": False, "graphs": True}.items():
+        recipe = line_recipe(device="cuda", graph=graph, **keys)
+        fit(Ragged(recipe, "cuda"), recipe, tmp_path / name)
+    assert_same_losses(tmp_path / "plain", tmp_path / "graphs", rel=0.1 if "precision" in keys else 1e-2)
 
 
 @pytest.mark.gpu

@@ -24,11 +24,11 @@ from zoo_core.cli.weights import command
 from zoo_core.errors import InputError, UsageError, WeightsError, ZooError
 from zoo_core.manifest import WeightSet
 from zoo_core.testing.tiny import MODEL, PACKAGE, TinyPackage, tiny_tensors, tiny_weights, weight_set, write_package
-from zoo_core.weights.build import build, expected
+from zoo_core.weights.build import CONFIG, build, expected
 from zoo_core.weights.card import card_text
 from zoo_core.weights.convert import recognise_file, unwrapped
 from zoo_core.weights.files import load_strict, read_tensors, sha256_of, write_tensors
-from zoo_core.weights.find import find
+from zoo_core.weights.find import FoundWeights, find
 from zoo_core.weights.golden import golden_difference, golden_path
 from zoo_core.weights.publish import assemble
 
@@ -137,6 +137,30 @@ class TestStrictLoad:
         with pytest.raises(WeightsError, match=message):
             load_strict(net, {k: v for k, v in tensors.items() if v is not None}, what="file")
         assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+class TestConfig:
+    """A weight file may bring constructor arguments for the model that the user names."""
+
+    def test_they_replace_those_of_the_manifest(self, entry: CatalogEntry, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        wide = type(build(entry, None, device=CPU, dtype=torch.float32))(width=6)
+        write_tensors(tmp_path / NAME, wide.state_dict(), {CONFIG: json.dumps({"width": 6})})
+        found = FoundWeights(tmp_path / NAME, "path", None, "")
+        module = build(entry, found, device=CPU, dtype=torch.float32)
+        assert torch.equal(module.get_parameter("first.weight"), wide.first.weight)
+
+    @pytest.mark.parametrize(
+        ("config", "message"),
+        [("[1]", "no JSON object"), ("{", "no JSON object"), ('{"depth": 9}', "cannot be constructed with the config")],
+    )
+    def test_what_the_model_does_not_take_is_refused(
+        self, entry: CatalogEntry, tmp_path: Path, config: str, message: str
+    ) -> None:
+        write_tensors(tmp_path / NAME, tiny_tensors(), {CONFIG: config})
+        with pytest.raises(WeightsError, match=message) as caught:
+            build(entry, FoundWeights(tmp_path / NAME, "path", None, ""), device=CPU, dtype=torch.float32)
+        assert NAME in str(caught.value)
 
 
 class TestFind:

@@ -154,7 +154,7 @@ def render(store: LineStore, choice: Choice, parameters: Tensor, columns: int) -
     ink, old = _written(store, choice, row, column)
     ink = functional.grid_sample(ink[:, None], _grid(p, old, row, column), align_corners=False)[:, 0]
     ink = _blurred(_thickened(ink, p["thickness"]), p["blur"]) * p["contrast"]
-    ink = torch.maximum(ink, _others(store, choice.other, p, row, column))
+    ink = torch.where(p["other"] > 0, torch.maximum(ink, _others(store, choice.other, p, row, column)), ink)
     paper = store.paper[choice.line][:, None, None]
     ink = torch.where(_spans(p, column), 0.0, ink)
     grey = paper - ink - _ruling(p, row, column) + p["gradient"] * (column / p["width"] - 0.5)

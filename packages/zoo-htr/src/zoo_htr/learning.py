@@ -20,11 +20,16 @@ from zoo_core.weights.build import build
 from zoo_core.weights.convert import recognise_file
 from zoo_core.weights.find import FoundWeights
 from zoo_core.weights.find import find as find_weights
+from zoo_htr.alphabet import BLANK
 from zoo_htr.htr_jand import HTRJAND, Shortcut, frame_counts, valid_columns
 from zoo_htr.normalise import VERSION
+from zoo_htr.schedule import Sizes
 
 if TYPE_CHECKING:
     from zoo_htr.task import Recipe
+
+
+NO_REDUCTION = 0  # as torch.ctc_loss numbers it
 
 
 class Seen(NamedTuple):
@@ -38,6 +43,7 @@ class Seen(NamedTuple):
         frames: (B,) int64, of the lines.
         inside: (B, T) bool, True on a line's own frames.
         path: (B, T) int64, a teacher's alignment of the labels, if it is needed.
+        sizes: `frames` and `lengths` as plain numbers, if they are known without asking the device.
     """
 
     lines: Tensor
@@ -47,6 +53,7 @@ class Seen(NamedTuple):
     frames: Tensor
     inside: Tensor
     path: Tensor | None = None
+    sizes: Sizes | None = None
 
     @classmethod
     def of(cls, lines: Tensor, widths: Tensor, labels: Tensor, lengths: Tensor) -> Seen:
@@ -126,7 +133,13 @@ def lesson(network: HTRJAND, recipe: Recipe, device: torch.device) -> Lesson:
 
 
 def _labelled(logits: Tensor, seen: Seen) -> Tensor:
-    return ctc(logits, seen.labels, frames=seen.frames, lengths=seen.lengths)
+    """CTC a character, (B,)."""
+    if seen.sizes is None or len(seen.sizes.frames) != len(logits):  # one process of several has a part of the batch
+        return ctc(logits, seen.labels, frames=seen.frames, lengths=seen.lengths)
+    # the same, but with sizes of the host: torch's loss on CUDA would stop and fetch them from the device
+    log_probs = logits.float().log_softmax(2).transpose(0, 1)
+    values = torch.ctc_loss(log_probs, seen.labels, seen.sizes.frames, seen.sizes.characters, BLANK, NO_REDUCTION)
+    return values / seen.lengths.clamp_min(1)
 
 
 def _guided(logits: Tensor, seen: Seen, *, mask: Tensor) -> Tensor:

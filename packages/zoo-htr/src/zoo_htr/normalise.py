@@ -46,7 +46,7 @@ def prepare(grey: Pixels, *, height: int = HEIGHT) -> Pixels:
 
     width = max(1, round(grey.shape[1] * height / grey.shape[0]))
     way = Image.Resampling.BOX if grey.shape[0] > height else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(grey).resize((width, height), way))
+    return np.array(Image.fromarray(grey).resize((width, height), way))  # a copy that may be written to
 
 
 def standardise(grey: Tensor, widths: Tensor) -> Tensor:

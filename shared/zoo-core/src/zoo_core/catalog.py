@@ -42,15 +42,29 @@ class CatalogEntry:
             raise UsageError(f"{self.manifest.id} has no code for {room!r}: {self.package} does not offer it.")
         return load_object(target)
 
-    def recipe_path(self) -> Path:
-        """Return the recipe that trained this model.
+    def recipe_path(self, named: Path | None = None) -> Path:
+        """Return a recipe: the file or the package's recipe of that name, or the one that trained this model.
+
+        Args:
+            named: a YAML file, or the name of one of the package's recipes, without its suffix.
 
         Raises:
-            UsageError: the model ships none.
+            UsageError: there is no such recipe, or the model ships none.
         """
+        folder = self.folder / "recipes"
+        if named is not None:
+            if named.suffix or named.exists():
+                return named
+            path = folder / f"{named}.yaml"
+            if not path.is_file():
+                raise UsageError(
+                    f"{self.package} has no recipe {str(named)!r}.",
+                    did_you_mean(str(named), [known.stem for known in folder.glob("*.yaml")]),
+                )
+            return path
         if self.manifest.recipe is None:
             raise UsageError(f"{self.manifest.id} ships no recipe.", "Give one with --recipe FILE.")
-        return self.folder / "recipes" / self.manifest.recipe
+        return folder / self.manifest.recipe
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ SCHEMA = "zoo.train/1"
 @click.argument("model", metavar="ID")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option(
-    "--recipe", type=click.Path(path_type=Path, dir_okay=False), help="A recipe (YAML) instead of the model's."
+    "--recipe",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Another recipe than the model's: a YAML file, or the name of one that its package brings.",
 )
 @click.option(
     "-o",
@@ -61,7 +63,7 @@ def command(
         record = train(
             entry,
             [*overrides, *([f"device={device}"] if device else [])],
-            recipe=recipe,
+            recipe=None if recipe is None else entry.recipe_path(recipe),
             out=folder,
             resume=_resume(resume),
             dry_run=dry_run,

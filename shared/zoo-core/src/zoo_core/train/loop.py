@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +31,15 @@ from zoo_core.train.resume import check_same_run, finished_record, optimizer_sta
 from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step, number_format
-from zoo_core.train.structure import map_tensors
+from zoo_core.train.structure import map_tensors, tensors_in
 from zoo_core.train.task import Configures, DescribesBatches, LearnsFromOthers, PublishesPart, Task
 from zoo_core.weights.build import CONFIG
 from zoo_core.weights.files import sha256_of, write_tensors
 
 LOG = logging.getLogger("zoo_core.train")
+
+REHEARSED_STEPS = 50  # of a dry run with batches of several shapes, or as many as
+REHEARSED_SECONDS = 15.0  # allow
 
 Resume = Literal["auto", "never"] | Path
 
@@ -314,18 +319,36 @@ class _Run:
     # -- dry run ------------------------------------------------------------------------------------------------------
 
     def rehearse(self) -> RunRecord:
-        """Run one step that sets everything up, two that are timed, and one evaluation; write nothing."""
+        """Run one step that sets everything up, two or more that are timed, and one evaluation; write nothing.
+
+        Where batches have several shapes, their steps cost more or less: then one step of each shape sets up, if
+        anything is compiled or captured for it, and as many steps as fit into some seconds are timed.
+        """
         device, recipe, make = self.fabric.device, self.recipe, self._maker()
         self.pace = Pace(0)
 
-        def timed(first: int, count: int) -> float:
-            begin = time.perf_counter()
-            for step in range(first, first + count):
+        def timed(steps: Iterable[int], *, at_most_seconds: float = math.inf) -> tuple[float, int]:
+            begin, count = time.perf_counter(), 0
+            for count, step in enumerate(steps, start=1):
                 self._advance(step, make(step))
-            wait_for(device)
-            return time.perf_counter() - begin
+                wait_for(device)
+                if count >= 2 and time.perf_counter() - begin > at_most_seconds:
+                    break
+            return time.perf_counter() - begin, count
 
-        setup_seconds, step_seconds = timed(0, 1), timed(1, 2) / 2
+        def shapes(step: int) -> tuple[torch.Size, ...]:
+            return tuple(tensor.shape for tensor in tensors_in(make(step)))
+
+        setting_up, several = [0], len({shapes(step) for step in range(3)}) > 1
+        if several and (recipe.compile or recipe.graph):
+            first_of: dict[Any, int] = {}
+            for step in range(REHEARSED_STEPS):
+                first_of.setdefault(shapes(step), step)
+            setting_up = list(first_of.values())
+        setup_seconds, _ = timed(setting_up)
+        last = REHEARSED_STEPS if several else 2
+        whole_seconds, count = timed(range(1, last + 1), at_most_seconds=REHEARSED_SECONDS)
+        step_seconds = whole_seconds / count
         memory = peak_memory_bytes(device)
         self.meter.means()
         begin = time.perf_counter()

@@ -1,0 +1,57 @@
+"""Train HTR-JAND on borrowed GPUs: teacher, student alone and taught, over three seeds, and what each idea is worth.
+
+    python -m zoo_htr.fonts && python -m zoo_htr.synth htr-synthetic.parquet     # here, once
+    python tools/pack_gpu.py htr/lines/train.parquet htr/lines/val.parquet htr-synthetic.parquet
+    . carry/setup.sh && python tools/train_htr_gpu.py      # there, again until it says that nothing is left
+
+How: see gpu_session.py. Ablations have the steps of `short`, which is the student alone on less time, and change one
+thing each; results.json holds the differences of the character error rate on the split val.
+
+    python tools/train_htr_gpu.py --smoke --slots 2 --minutes 4      # a rehearsal on CPU
+"""
+
+from __future__ import annotations
+
+from gpu_session import Stage, Table, main
+
+TEACHER, STUDENT = "htr-jand-teacher", "htr-jand-student"
+TAUGHT = {"teacher": "teacher"}
+
+
+def ablation(name: str, *keys: str, taught: bool = False) -> Stage:
+    """Return a short run of the student in which one thing differs."""
+    like = "short-taught" if taught else "short"
+    return Stage(name, STUDENT, takes=TAUGHT if taught else {}, like=like, keys=keys, kept=False)
+
+
+# What is to be published first, then what is claimed, then what explains it.
+STAGES = (
+    Stage("teacher", TEACHER, 11),
+    Stage("student", STUDENT, 7),
+    Stage("student-taught", STUDENT, takes=TAUGHT, like="student"),
+    *(Stage(f"student-{seed}", STUDENT, like="student", keys=(f"seed={seed}",)) for seed in (2, 3)),
+    *(
+        Stage(f"student-taught-{seed}", STUDENT, takes=TAUGHT, like=f"student-{seed}", keys=(f"seed={seed}",))
+        for seed in (2, 3)
+    ),
+    *(Stage(f"teacher-{seed}", TEACHER, like="teacher", keys=(f"seed={seed}",)) for seed in (2, 3)),
+    Stage("short", STUDENT, 2.5, kept=False),
+    ablation("mhsa", "branches=mhsa"),
+    ablation("proxima", "branches=proxima"),
+    ablation("no-curriculum", "curriculum=false"),
+    ablation("no-synthetic-start", "synthetic_phase=0"),
+    ablation("no-synthetic", "synthetic=[]", "synthetic_phase=0"),
+    ablation("no-shortcut", "shortcut_weight=0"),
+    Stage("short-taught", STUDENT, takes=TAUGHT, like="short", kept=False),
+    ablation("kd-uniform", "kd_frames=uniform", taught=True),
+    ablation("kd-no-blank", "kd_frames=no_blank", taught=True),
+    ablation("kd-soft", "kd_frames=soft", taught=True),
+    ablation("kd-no-features", "kd_features=0", taught=True),
+    ablation("kd-quarter", "kd=0.25", "kd_end=0.25", taught=True),
+    ablation("kd-guided", "kd_guide=0.3", taught=True),
+    Stage("student-twice", STUDENT, like="student", times=2, kept=False),
+)
+TABLE = Table("zoo_htr", STAGES, metric="cer")
+
+if __name__ == "__main__":
+    raise SystemExit(main(TABLE, description=__doc__))

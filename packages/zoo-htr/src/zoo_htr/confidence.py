@@ -1,7 +1,7 @@
 """How sure a reading is: from posteriors, which are too sure and nearly all 0 or 1, to probabilities of being right.
 
 A calibration is fitted on lines that the network was not trained on (`python -m zoo_htr.calibrate`) and belongs to one
-file of weights. It holds a temperature for the logits, the weights of the language model, and for each decoder a map:
+set of weights. It holds a temperature for the logits, the weights of the language model, and for each decoder a map:
 features of a character -> logistic regression -> a monotone step function (isotonic regression) -> probability.
 """
 
@@ -66,6 +66,7 @@ class ConfidenceMap(_Data):
     char: Monotone = Field(description="from its log-odds to P(character right)")
     word: Monotone = Field(description="from the characters' geometric mean to P(word right)")
     line: Monotone = Field(description="from the characters' geometric mean to 1 - CER of the line")
+    empty: Share = Field(1.0, description="share of the lines without a reading that are empty")
     exact: Monotone = Field(description="from the sum of the characters' logs to P(line without an error)")
 
     def chars(self, features: Floats) -> Floats:
@@ -79,7 +80,7 @@ class Calibration(_Data):
 
     format: Literal[1] = 1
     model: str = Field(description="id of the model")
-    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file it belongs to")
+    weights: str = Field(pattern=r"^[0-9a-f]{16}$", description="fingerprint of the weights that it belongs to")
     fitted_on: str = Field(description="the lines, in words")
     temperature: float = Field(gt=0, le=100, description="logits are divided by it")
     language_scale: float = Field(ge=0, le=10, description="alpha: weight of the language model in the beam search")
@@ -95,8 +96,10 @@ class Calibration(_Data):
             features: (L, 4), of its characters; see `features`.
         """
         chosen = self.maps.get(decoder)
-        if chosen is None or not reading.chars:
+        if chosen is None:
             return reading
+        if not reading.chars:
+            return replace(reading, confidence=reading.confidence * chosen.empty)
         sure = chosen.chars(features)
         chars = tuple(replace(char, confidence=float(p)) for char, p in zip(reading.chars, sure, strict=True))
         plain = Reading(chars, line_confidence(chars, 1.0), reading.score)
@@ -173,8 +176,8 @@ def read_calibration(path: Path) -> Calibration:
         raise InputError(f"{path} is no calibration ({reason}).", "python -m zoo_htr.calibrate makes one.") from error
 
 
-def find_calibration(sha256: str, folders: Sequence[Path]) -> Calibration | None:
-    """Return the calibration of weights with this hash from the first folder that has one; None if none has.
+def find_calibration(weights: str, folders: Sequence[Path]) -> Calibration | None:
+    """Return the calibration of weights with this fingerprint from the first folder that has one; None if none has.
 
     Raises:
         InputError: a file of the right name there is no calibration.
@@ -182,7 +185,7 @@ def find_calibration(sha256: str, folders: Sequence[Path]) -> Calibration | None
     for folder in folders:
         for path in sorted(folder.glob(f"*{SUFFIX}")):
             found = read_calibration(path)
-            if found.weights_sha256 == sha256:
+            if found.weights == weights:
                 return found
     return None
 

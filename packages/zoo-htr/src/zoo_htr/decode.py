@@ -12,16 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zoo_core.catalog import CatalogEntry
 from zoo_core.errors import UsageError, did_you_mean
 from zoo_htr.align import best_spans, log_likelihoods
 from zoo_htr.alphabet import Alphabet
 from zoo_htr.beam import WIDTH, Hypothesis, Scorer, beam_search
-from zoo_htr.confidence import Calibration, features, tempered
+from zoo_htr.confidence import Calibration, features, find_calibration, read_calibration, tempered
 from zoo_htr.correct import better
+from zoo_htr.fingerprint import fingerprint
 from zoo_htr.greedy import alternatives, greedy_lines, line_confidence
+from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.language import Language
 from zoo_htr.lexicon import Lexicon, Together, masked, permitted, read_entries
 from zoo_htr.ngram.model import Mixture
+from zoo_htr.options import HTROptions
 from zoo_htr.reading import Char, Reading
 
 DECODERS = ("greedy", "beam")
@@ -82,6 +86,35 @@ class Decoder:
         self.allowed = permitted(alphabet, charset) if charset is not None else None
         self.choices = self._labels(choices) if choices is not None else None
 
+    @classmethod
+    def by_options(cls, entry: CatalogEntry, network: HTRJAND, options: HTROptions) -> Decoder:
+        """Make the decoder that options ask for.
+
+        Raises:
+            UsageError, InputError: see the class; or the calibration named is another network's.
+        """
+        weights = fingerprint(network)
+        if options.calibration is not None:
+            calibration: Calibration | None = read_calibration(options.calibration)
+            if calibration is not None and calibration.weights != weights:
+                raise UsageError(
+                    f"{options.calibration} belongs to weights {calibration.weights}, these are {weights}.",
+                    "Fit one for them: python -m zoo_htr.calibrate.",
+                )
+        else:
+            calibration = find_calibration(weights, [entry.folder / "weights"])
+        return cls(
+            network.alphabet,
+            decoder=options.decoder,
+            language=options.lm,
+            width=options.beam_width,
+            lexicon=options.lexicon,
+            charset=options.charset,
+            choices=options.choices,
+            correct=options.correct,
+            calibration=calibration,
+        )
+
     @property
     def facts(self) -> dict[str, Any]:
         """What a result says of how it was decoded."""
@@ -111,6 +144,18 @@ class Decoder:
         if self.correct and mixture is not None:
             readings = [self._corrected(line, r, mixture) for line, r in zip(logs, readings, strict=True)]
         return readings
+
+    def features(self, log_probs: Sequence[Tensor], readings: Sequence[Reading]) -> list[NDArray[np.float64]]:
+        """Return the features of the characters of readings of one page: what a calibration is fitted on.
+
+        Args:
+            log_probs: as for `read`.
+            readings: what `read` made of them.
+        """
+        logs = [self._prepared(line) for line in log_probs]
+        first = greedy_lines([torch.from_numpy(line) for line in logs], self.alphabet)
+        mixture = self._mixture([reading.text for reading in first])
+        return [reading_features(x, r, self.alphabet, mixture) for x, r in zip(logs, readings, strict=True)]
 
     def _prepared(self, line: Tensor) -> NDArray[np.float32]:
         logs: NDArray[np.float32] = line.detach().float().cpu().numpy()
@@ -169,7 +214,7 @@ class Decoder:
 
     def _sure(self, logs: NDArray[np.float32], reading: Reading, mixture: Mixture | None) -> Reading:
         """Return a reading with calibrated confidences, if there is a calibration."""
-        if self.calibration is None or not reading.chars:
+        if self.calibration is None:
             return reading
         return self.calibration.apply(self.decoder, reading, reading_features(logs, reading, self.alphabet, mixture))
 

@@ -19,7 +19,6 @@ from zoo_htr import augment
 from zoo_htr.alphabet import Alphabet
 from zoo_htr.augment import NAMES, UNIFORMS, Choice, draw, render, still
 from zoo_htr.data import WIDEST, Line, LineStore, fingerprint, frames_needed, read_lines, scribbles, usable
-from zoo_htr.htr_jand import frame_counts
 from zoo_htr.schedule import CANVASES, POOL, Phases, Schedule, difficulty
 
 CPU = torch.device("cpu")
@@ -292,18 +291,6 @@ def test_replay_is_a_share_of_the_real_lines() -> None:
     drawn = schedule(real, [], old, phases=phases, batch=32)
     chosen = torch.cat([drawn.draw(step).choice.line for step in range(POOL)])
     assert float((chosen >= 10).float().mean()) == pytest.approx(0.3, abs=0.04)
-
-
-def test_sizes_on_the_host_are_those_on_the_device() -> None:
-    lines = [line("ab" * (1 + i % 4), 60 + i, corpus="c", writer="w") for i in range(30)] + [
-        line("ab" * 12, 300, corpus="c")
-    ]
-    drawn = schedule(lines, batch=16)
-    for step in range(6):
-        batch = drawn.draw(step)
-        made = render(drawn.store, batch.choice, batch.parameters, batch.canvas.shape[1])
-        assert frame_counts(made.widths).tolist() == list(batch.sizes.frames)
-        assert made.lengths.tolist() == list(batch.sizes.characters)
 
 
 def test_only_lines_of_one_writer_are_joined() -> None:

@@ -217,6 +217,13 @@ def test_a_teacher_of_another_alphabet_is_refused(student: Path) -> None:
         lesson(tiny(), recipe(teacher=student), CPU)
 
 
+def test_a_graph_that_would_freeze_the_weights_of_losses_is_refused(student: Path) -> None:
+    network, _ = start(ENTRY, recipe(init=student), ["a"])
+    with pytest.raises(UsageError, match="graph=true keeps the weights"):
+        lesson(network, recipe(teacher=student, graph=True), CPU)
+    assert lesson(network, recipe(teacher=student, graph=True, kd=0.6, kd_end=0.6), CPU).teacher is not None
+
+
 def test_a_student_is_taught_killed_and_resumed_bit_equal(student: Path, tmp_path: Path) -> None:
     def run(out: Path, **keys: Any) -> bytes:
         settings = recipe(steps=4, teacher=student, ema_decay=0.9, save_every=2, **keys)

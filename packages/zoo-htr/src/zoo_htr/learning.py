@@ -20,16 +20,11 @@ from zoo_core.weights.build import build
 from zoo_core.weights.convert import recognise_file
 from zoo_core.weights.find import FoundWeights
 from zoo_core.weights.find import find as find_weights
-from zoo_htr.alphabet import BLANK
 from zoo_htr.htr_jand import HTRJAND, Shortcut, frame_counts, valid_columns
 from zoo_htr.normalise import VERSION
-from zoo_htr.schedule import Sizes
 
 if TYPE_CHECKING:
     from zoo_htr.task import Recipe
-
-
-NO_REDUCTION = 0  # as torch.ctc_loss numbers it
 
 
 class Seen(NamedTuple):
@@ -43,7 +38,6 @@ class Seen(NamedTuple):
         frames: (B,) int64, of the lines.
         inside: (B, T) bool, True on a line's own frames.
         path: (B, T) int64, a teacher's alignment of the labels, if it is needed.
-        sizes: `frames` and `lengths` as plain numbers, if they are known without asking the device.
     """
 
     lines: Tensor
@@ -53,7 +47,6 @@ class Seen(NamedTuple):
     frames: Tensor
     inside: Tensor
     path: Tensor | None = None
-    sizes: Sizes | None = None
 
     @classmethod
     def of(cls, lines: Tensor, widths: Tensor, labels: Tensor, lengths: Tensor) -> Seen:
@@ -109,6 +102,11 @@ def lesson(network: HTRJAND, recipe: Recipe, device: torch.device) -> Lesson:
             f"the student {len(network.alphabet) - 1} in lines of {network.height}.",
             "Frames can only be compared if both are the same: train a teacher on the same lines.",
         )
+    if recipe.graph and teacher is not None and (recipe.kd != recipe.kd_end or recipe.kd_guide):
+        raise UsageError(
+            "graph=true keeps the weights of the losses as they are at the first step, and here they change.",
+            "Set graph=false, or kd and kd_end to one value and kd_guide=0.",
+        )
     points = {"logits": Point("", item=0)}
     away = 0.0 if teacher is None else 1.0
     labels = linear(1 - away * recipe.kd, 1 - away * recipe.kd_end, 0, recipe.steps)
@@ -133,13 +131,7 @@ def lesson(network: HTRJAND, recipe: Recipe, device: torch.device) -> Lesson:
 
 
 def _labelled(logits: Tensor, seen: Seen) -> Tensor:
-    """CTC a character, (B,)."""
-    if seen.sizes is None or len(seen.sizes.frames) != len(logits):  # one process of several has a part of the batch
-        return ctc(logits, seen.labels, frames=seen.frames, lengths=seen.lengths)
-    # the same, but with sizes of the host: torch's loss on CUDA would stop and fetch them from the device
-    log_probs = logits.float().log_softmax(2).transpose(0, 1)
-    values = torch.ctc_loss(log_probs, seen.labels, seen.sizes.frames, seen.sizes.characters, BLANK, NO_REDUCTION)
-    return values / seen.lengths.clamp_min(1)
+    return ctc(logits, seen.labels, frames=seen.frames, lengths=seen.lengths)
 
 
 def _guided(logits: Tensor, seen: Seen, *, mask: Tensor) -> Tensor:

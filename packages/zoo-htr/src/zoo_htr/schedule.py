@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo_core.train.order import step_generator
-from zoo_htr.augment import NAMES, UNIFORMS, Choice, draw, still
+from zoo_htr.augment import UNIFORMS, Choice, draw, still
 from zoo_htr.data import Line, LineStore
-from zoo_htr.htr_jand import frame_counts
 
 Floats = NDArray[np.float64]
 
@@ -82,13 +81,6 @@ def difficulty(lines: list[Line]) -> Floats:
     return hard
 
 
-class Sizes(NamedTuple):
-    """Frames and characters of each line of a batch."""
-
-    frames: tuple[int, ...]
-    characters: tuple[int, ...]
-
-
 class Batch(NamedTuple):
     """What a step needs to make its lines on the device; little to copy.
 
@@ -97,15 +89,12 @@ class Batch(NamedTuple):
         parameters: (B, P), what happens to them.
         canvas: (1, W) nothing but the width of the batch: equal shapes may share a graph.
         step: which one.
-        sizes: frames and characters of the lines as plain numbers: CTC wants them on the host, and must not wait for
-            the device to send them.
     """
 
     choice: Choice
     parameters: Tensor
     canvas: Tensor
     step: int
-    sizes: Sizes
 
 
 class Schedule:
@@ -162,19 +151,15 @@ class Schedule:
         widths, needed = self.store.widths_cpu[line], self.store.needed_cpu[line]
         widths = torch.where(joined, widths + gap + self.store.widths_cpu[behind], widths)
         needed = torch.where(joined, needed + 1 + self.store.needed_cpu[behind], needed)
-        lengths = self.store.lengths_cpu[line]
-        lengths = torch.where(joined, lengths + 1 + self.store.lengths_cpu[behind], lengths)
         parameters = draw(widths, needed, random[:, _OWN:]) if self.augment else still(widths)
-        room = torch.maximum(widths, parameters[:, NAMES.index("width")].long())
+        room = torch.maximum(widths, parameters[:, 0].long())
         order = room.argsort(stable=True)
         batches = []
         for rows in order.view(POOL, self.batch):
             widest = int(room[rows].max())
             canvas = next(width for width in CANVASES if width >= widest)
             choice = Choice(line[rows], second[rows], gap[rows], other[rows])
-            frames = frame_counts(parameters[rows, NAMES.index("width")].long())
-            sizes = Sizes(tuple(frames.tolist()), tuple(lengths[rows].tolist()))
-            batches.append(Batch(choice, parameters[rows], torch.zeros(1, canvas), 0, sizes))
+            batches.append(Batch(choice, parameters[rows], torch.zeros(1, canvas), 0))
         shuffled = torch.randperm(POOL, generator=generator).tolist()
         return [batches[i]._replace(step=number * POOL + place) for place, i in enumerate(shuffled)]
 

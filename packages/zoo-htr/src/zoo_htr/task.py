@@ -173,7 +173,6 @@ class HTRTask:
         """What `zoo_htr.learning.lesson` says of the lines of a batch: averaged over lines, whatever their length."""
         made = self.rendered(batch)
         seen = Seen.of(standardise(made.grey, made.widths), made.widths, made.labels, made.lengths)
-        seen = seen._replace(sizes=batch.sizes)
         theirs = None if self.teacher is None else self.teacher(seen)
         if theirs is not None and self.objective.weights(batch.step).get("guide"):
             seen = aligned(seen, theirs.at["logits"])

@@ -38,12 +38,21 @@ def find_lines(page: Gray) -> Page:
 
 
 def has_several_lines(picture: Gray) -> bool:
-    """Whether a picture that should be one line seems to hold two or more: below each other, each half as wide."""
-    found = find_lines(picture).lines
-    spans = [(line.baseline[0][0], line.baseline[-1][0], line.baseline[0][1]) for line in found]
-    wide = [span for span in spans if span[1] - span[0] >= 0.4 * picture.shape[1]]
-    heights = sorted(y for _, _, y in wide)
-    return any(below - above > 0.3 * picture.shape[0] for above, below in pairwise(heights))
+    """Whether a picture that should be one line seems to hold two or more below each other.
+
+    Two lines show as two heaps in the ink a row with a gap between; of more, which run together there, each is looked
+    for and must be half as wide as the picture.
+    """
+    rows = ink(shrunk(picture)[0]).sum(axis=1).astype(np.float64)
+    height = len(rows)
+    rows = cv2.GaussianBlur(rows.reshape(-1, 1), (0, 0), height / 12, borderType=cv2.BORDER_CONSTANT).ravel()
+    inner = rows[1:-1]
+    heaps = 1 + np.flatnonzero((inner >= rows[:-2]) & (inner > rows[2:]) & (inner > 0.4 * rows.max()))
+    for upper, lower in pairwise(heaps):
+        if lower - upper > height / 4 and rows[upper:lower].min() < 0.5 * min(rows[upper], rows[lower]):
+            return True
+    found = (line.baseline for line in find_lines(picture).lines)
+    return sum(bool(base[-1][0] - base[0][0] >= picture.shape[1] / 2) for base in found) > 2
 
 
 def _line(number: int, shape: Shape, scale: float, size_px: tuple[int, int]) -> Line:

@@ -13,6 +13,8 @@ Mask: TypeAlias = NDArray[np.uint8]  # 0 or 1
 WORKING_PX = 1600  # longest side at which lines are looked for: enough for a line distance of 15 px or more
 _PAPER_PX = 41  # wider than any stroke at that size
 _SLOPES = (-0.12, -0.09, -0.06, -0.03, 0.0, 0.03, 0.06, 0.09, 0.12)
+_BLOCK_PX = 32
+_SKEWED = 0.4
 _FAINT = 0.08  # ink takes at least this share of the light
 
 
@@ -36,21 +38,31 @@ def ink(page: Gray) -> Mask:
     taken = np.clip(1 - page / np.maximum(paper, 1), 0, 1)
     taken[paper < 0.35 * np.percentile(paper, 90)] = 0  # a margin or another sheet in the dark
     level, _ = cv2.threshold((taken * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    mask = (taken > max(_FAINT, 0.8 * level / 255)).astype(np.uint8)
+    middle = float(np.median(taken))  # most of a page is paper: what it takes is grain
+    grain = middle + 6 * float(np.median(np.abs(taken - middle)))
+    mask = (taken > max(_FAINT, 0.8 * level / 255, grain)).astype(np.uint8)
     return _without_specks(mask)
 
 
 def is_light_on_dark(page: Gray) -> bool:
-    """Whether the thin strokes on a page (H, W) are lighter than what is around them, as in a negative.
+    """Whether writing on a page (H, W) is lighter than what it is on, as in a negative.
 
-    The tone of the whole says little: a sheet on a black ground is dark too.
+    Where there is writing, ink covers less than paper, so tones are skewed towards it. Only places full of contrast are
+    asked: the tone of the whole says little, as a sheet on a black ground is dark too.
     """
     small, _ = shrunk(page)
-    kernel = np.ones((9, 9), np.uint8)
-    dark = cv2.morphologyEx(small, cv2.MORPH_BLACKHAT, kernel).astype(np.float64)
-    light = cv2.morphologyEx(small, cv2.MORPH_TOPHAT, kernel).astype(np.float64)
-    # squares, so that strong strokes count and grain does not
-    return float((light**2).mean()) > 2 * float((dark**2).mean()) + 1
+    side = _BLOCK_PX
+    rows, columns = small.shape[0] // side, small.shape[1] // side
+    if not rows or not columns:
+        return False
+    blocks = small[: rows * side, : columns * side].reshape(rows, side, columns, side).swapaxes(1, 2)
+    tones = blocks.reshape(rows * columns, side * side).astype(np.float64)
+    spread = tones.std(axis=1)
+    lively = spread >= max(12.0, float(np.percentile(spread, 70)))
+    if not lively.any():
+        return False
+    centred = (tones[lively] - tones[lively].mean(axis=1, keepdims=True)) / spread[lively, None]
+    return float(np.median((centred**3).mean(axis=1))) > _SKEWED
 
 
 def without_long_strokes(mask: Mask, length: float) -> Mask:

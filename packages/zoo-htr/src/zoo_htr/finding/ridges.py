@@ -88,7 +88,7 @@ def ridges(mask: Mask, distance: float) -> list[Ridge]:
         weight = np.where(labels[window] == index, curved[window], 0).astype(np.float64)
         total = weight.sum(axis=0)
         ys = top + (weight * np.arange(height)[:, None]).sum(axis=0) / np.maximum(total, 1e-9)
-        pieces.append(Ridge(left, _smooth(ys, distance)))
+        pieces.append(Ridge(left, _unbent(_smooth(ys, distance), distance)))
     return _without_echoes(_joined(pieces, distance), distance)
 
 
@@ -151,6 +151,25 @@ def _beyond(ys: Floats, steps: float, distance: float) -> float:
     return float(start - slope * max(steps, 0))
 
 
+def _unbent(ys: Floats, distance: float) -> Floats:
+    """Return a ridge whose ends go on as it runs before them: smearing along rows has bent them towards the level."""
+    smeared = round(1.2 * distance)
+    inner = ys[smeared:-smeared]
+    if len(inner) < 2 * distance:
+        xs = np.arange(len(ys))
+        return np.asarray(np.polyval(np.polyfit(xs, ys, 1), xs)) if len(ys) > 2 * distance else ys
+    count = round(2 * distance)
+    near = np.arange(count)
+    first, last = np.polyfit(near, inner[:count], 1), np.polyfit(near, inner[-count:], 1)
+    before = inner[0] - first[0] * np.arange(smeared, 0, -1)
+    after = inner[-1] + last[0] * np.arange(1, smeared + 1)
+    return np.concatenate([before, inner, after])
+
+
 def _smooth(ys: Floats, distance: float) -> Floats:
-    smooth = cv2.GaussianBlur(ys.reshape(1, -1), (0, 0), 0.5 * distance, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(smooth, np.float64).ravel()
+    """Return y without its small waves; the ends go on as they point, so that they do not bend towards the level."""
+    reach = min(len(ys) - 1, round(1.5 * distance))
+    before, after = 2 * ys[0] - ys[reach:0:-1], 2 * ys[-1] - ys[-2 : -reach - 2 : -1]
+    longer = np.concatenate([before, ys, after]).reshape(1, -1)
+    smooth = cv2.GaussianBlur(longer, (0, 0), 0.5 * distance, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(smooth, np.float64).ravel()[reach : reach + len(ys)]

@@ -39,8 +39,8 @@ class Layout:
 def lay_out(page: Page, size_px: tuple[int, int], dpi: float | None = None) -> Layout:
     """Bring a page to the pixels of its picture and derive what its file leaves out.
 
-    A missing outline is made from the baseline and the distance to the neighbours, a missing baseline from the lower
-    edge of the outline, both from the line's box. Points beyond the picture are moved to its edge.
+    A missing outline is the line's box, or else is made from the baseline and the distance to the neighbours; a missing
+    baseline is made from the lower edge of the outline. Points beyond the picture are moved to its edge.
 
     Args:
         page: as it was read.
@@ -124,12 +124,13 @@ def _completed(lines: list[Line], size_px: tuple[int, int], notes: list[str]) ->
     distance = _distance(cleaned)
     for line in cleaned:
         polygon, baseline = line.polygon, line.baseline
-        if not polygon and baseline:
+        if not polygon and line.box is not None:
+            polygon, _ = _clipped(corners(line.box), size_px)
+            if _has_area(polygon):
+                say(line, "had no outline: its box is used")
+        if not _has_area(polygon) and baseline:
             say(line, "had no outline: one was made around its baseline")
             polygon, _ = _clipped(_around(line, cleaned, distance), size_px)
-        if not polygon and line.box is not None:
-            say(line, "had no outline: its box is used")
-            polygon, _ = _clipped(corners(line.box), size_px)
         if polygon and not _has_area(polygon):
             polygon = ()
         if polygon and not baseline:

@@ -115,7 +115,8 @@ def same_namespace(element: Element, name: str) -> str:
 def serialise(root: Element) -> bytes:
     """Return the file of a tree, in UTF-8, with what stands before and after the root."""
     tree = root.getroottree()
-    data: bytes = etree.tostring(tree, xml_declaration=True, encoding="UTF-8", standalone=tree.docinfo.standalone)
+    alone = True if tree.docinfo.standalone else None  # no is what a file without the word says
+    data: bytes = etree.tostring(tree, xml_declaration=True, encoding="UTF-8", standalone=alone)
     return data if data.endswith(b"\n") else data + b"\n"
 
 

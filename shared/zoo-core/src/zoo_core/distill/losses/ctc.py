@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from zoo_core.distill.losses.reduce import same_shape, wide
 from zoo_core.errors import UsageError
+from zoo_core.kernels.ctc import ctc as kernel
 
 Frames = Literal["uniform", "no_blank", "neighbourhood", "soft"]
 UNREACHABLE = -1e30
@@ -38,8 +39,8 @@ def ctc(
     Returns:
         (B,).
     """
-    log_probs = functional.log_softmax(wide(student), -1).transpose(0, 1)
-    values = functional.ctc_loss(log_probs, labels, frames, lengths, blank=blank, reduction="none")
+    log_probs = functional.log_softmax(wide(student), -1)
+    values = kernel(log_probs, labels, frames, lengths, blank=blank)
     return values / lengths.clamp(min=1) if per_character else values
 
 

@@ -1,0 +1,445 @@
+"""`zoo predict` on pages: every kind of input, every format, and one bad page never stops the others.
+
+The weights are fresh ones: what is read is nonsense, where it is read and what becomes of it is not.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lxml import etree
+from page_data import PAGES, alto, needs_pages, page_xml, read_path
+from PIL import Image
+
+from zoo_core.catalog import find
+from zoo_core.errors import InputError, MissingDependencyError, UsageError
+from zoo_core.io.inputs import Source, expand
+from zoo_core.predict import load, run
+from zoo_core.weights.build import construct
+from zoo_core.weights.files import write_tensors
+from zoo_htr.predict import HTRPredictor
+from zoo_htr.result import HTRResult
+
+MODEL = "htr-jand-student"
+LINES = "".join(
+    f'<TextLine ID="l{n}" BASELINE="20 {60 + 80 * n} 380 {60 + 80 * n}" HPOS="20" VPOS="{20 + 80 * n}" WIDTH="360" '
+    f'HEIGHT="55"><Shape><Polygon POINTS="20 {20 + 80 * n} 380 {20 + 80 * n} 380 {75 + 80 * n} 20 {75 + 80 * n}"/>'
+    f'</Shape><String CONTENT="old {n}"/></TextLine>'
+    for n in range(3)
+)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "fresh.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        write_tensors(path, construct(find(MODEL)).state_dict(), {})
+    return path
+
+
+@pytest.fixture(scope="session")
+def opened(weights: Path) -> Callable[..., HTRPredictor]:
+    def make(**options: Any) -> HTRPredictor:
+        predictor = load(MODEL, device="cpu", weights=weights, **options)
+        assert isinstance(predictor, HTRPredictor)
+        return predictor
+
+    return make
+
+
+def page_picture(lines: int = 3, size: tuple[int, int] = (300, 400)) -> np.ndarray:
+    page = np.full(size, 210, np.uint8)
+    for n in range(lines):
+        for x in range(25, size[1] - 25, 14):
+            page[35 + 80 * n + x % 9 : 60 + 80 * n, x : x + 4] = 40
+    return page
+
+
+def save(path: Path, picture: np.ndarray | None = None, **more: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(page_picture() if picture is None else picture).save(path, **more)
+    return path
+
+
+def texts(result: HTRResult) -> list[list[str]]:
+    return [[written.text for written in page.lines()] for page in result.pages]
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+
+
+def test_picture_with_xml_beside_it_uses_its_lines(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    save(tmp_path / "a.png")
+    for name in ("a.xml", "a.alto.xml", "a.png.xml", "page/a.xml", "alto/a.xml"):
+        xml = tmp_path / name
+        xml.parent.mkdir(exist_ok=True)
+        xml.write_text(alto(LINES))
+        result = opened().predict(tmp_path / "a.png")
+        assert [line.id for line in result.pages[0].layout.page.lines] == ["l0", "l1", "l2"]
+        assert result.notes == ()
+        xml.unlink()
+    assert [line.id for line in opened().predict(tmp_path / "a.png").pages[0].page.lines] == [
+        "line_1",
+        "line_2",
+        "line_3",
+    ]
+
+
+def test_xml_finds_its_picture(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    """By its name, whatever path or URL is around it; by its stem; by the XML's own; in the folder above; as told."""
+    (tmp_path / "in/page").mkdir(parents=True)
+    xml = tmp_path / "in/page/b.xml"
+
+    def works(file_name: str, picture: str, **options: Any) -> bool:
+        xml.write_text(alto(LINES, file_name=file_name))
+        made = save(tmp_path / picture)
+        try:
+            return len(texts(opened(**options).predict(xml))[0]) == 3
+        finally:
+            made.unlink()
+
+    assert works("a b.png", "in/page/a b.png")
+    assert works("C:\\scans\\a.png", "in/a.png")
+    assert works("https://x.org/iiif/a%20b.png?full", "in/a b.png")
+    assert works("a.tif", "in/A.png")  # another extension, another case
+    assert works("", "in/page/b.jpg")
+    assert works("old name.jpg", "in/images/b.png")
+    assert works("a.png", "else/a.png", image_dir=tmp_path / "else")
+    table = tmp_path / "map.tsv"
+    table.write_text(f"b.xml\t{tmp_path}/else/any.png\n")
+    assert works("a.png", "else/any.png", image_map=table)
+    with pytest.raises(InputError, match=r"b.xml: its picture \('a.png' in the XML\) was not found in .*--image-dir"):
+        works("a.png", "else/c.png")
+
+
+def test_two_pictures_of_one_stem_are_said(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    (tmp_path / "a.xml").write_text(alto(LINES, file_name="a.tif"))
+    save(tmp_path / "a.jpg")
+    save(tmp_path / "a.png")
+    assert "several pictures are called a: a.jpg is used" in opened().predict(tmp_path / "a.xml").notes
+
+
+def test_a_folder_is_read_once(
+    tmp_path: Path, opened: Callable[..., HTRPredictor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Transkribus export with its METS file, and a folder with pictures and XML side by side."""
+    export, mixed = tmp_path / "export", tmp_path / "mixed"
+    for folder, place in ((export, export / "page"), (mixed, mixed)):
+        place.mkdir(parents=True)
+        (folder / "mets.xml").write_text('<mets xmlns="http://www.loc.gov/METS/"/>')
+        for name in ("1", "2", "10"):
+            save(folder / f"{name}.jpg")
+            (place / f"{name}.xml").write_text(page_xml(file_lines(f"{name}.jpg"), page=f'imageFilename="{name}.jpg"'))
+    save(mixed / "alone.jpg")
+    predictor = opened()
+    caplog.set_level("INFO", "zoo_htr")
+    for folder, expected in (
+        (export, ["1.jpg", "2.jpg", "10.jpg"]),
+        (mixed, ["1.xml", "2.xml", "10.xml", "alone.jpg"]),
+    ):
+        sources = predictor.select(expand([folder], suffixes=predictor.suffixes))
+        assert [Path(source.name).name for source in sources] == expected
+    assert "mets.xml is neither ALTO nor PAGE: left out" in caplog.text
+    outcomes = list(run(predictor, [export], out=tmp_path / "out"))
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1.txt", "10.txt", "2.txt"]
+
+
+def file_lines(_: str) -> str:
+    return (
+        '<TextRegion id="r"><Coords points="0,0 400,0 400,300 0,300"/><TextLine id="t"><Coords '
+        'points="20,20 380,20 380,75 20,75"/><Baseline points="20,60 380,60"/></TextLine></TextRegion>'
+    )
+
+
+def test_one_bad_page_never_stops_a_batch(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    save(tmp_path / "a_good.png")
+    (tmp_path / "b_lfs.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (tmp_path / "c_cut.png").write_bytes((tmp_path / "a_good.png").read_bytes()[:200])
+    (tmp_path / "d_broken.xml").write_text("<alto><Layout>")
+    (tmp_path / "e_lost.xml").write_text(alto(LINES, file_name="nowhere.jpg"))
+    (tmp_path / "f_empty.png").write_bytes(b"")
+    save(tmp_path / "g_good.png")
+    outcomes = list(run(opened(), sorted(tmp_path.glob("*_*")), out=tmp_path / "out"))
+    assert [outcome.error is None for outcome in outcomes] == [True, False, False, False, False, False, True]
+    for outcome in outcomes:
+        if outcome.error is not None:
+            assert isinstance(outcome.error, InputError)
+            assert Path(outcome.source.name).name in outcome.error.message
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_good.txt", "g_good.txt"]
+
+
+def test_pages_of_a_tiff_and_a_bad_one_among_them(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    frames = [Image.fromarray(page_picture(n)) for n in (1, 2, 3)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    result = opened(segmenter="own").predict(tmp_path / "a.tif")
+    assert [len(lines) for lines in texts(result)] == [1, 2, 3]
+    assert result.text.count("\f") == 2
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    damaged = opened(segmenter="own", max_pixels=300 * 400 - 1)
+    with pytest.raises(InputError, match="million pixels"):
+        damaged.predict(bytes(data))
+    (path,) = opened(segmenter="own", format="alto").predict(tmp_path / "a.tif").save(tmp_path / "out")
+    assert sorted(p.name for p in path.iterdir()) == ["00001.xml", "00002.xml", "00003.xml"]
+
+
+def test_a_page_that_fails_leaves_the_others_of_its_document(
+    tmp_path: Path, opened: Callable[..., HTRPredictor]
+) -> None:
+    """An ALTO file of two pages, one without its picture."""
+    save(tmp_path / "a.jpg")
+    second = '<Page ID="p2" WIDTH="400" HEIGHT="300"><PrintSpace/></Page>'
+    (tmp_path / "d.xml").write_text(alto(LINES).replace("</Layout>", f"{second}</Layout>"))
+    result = opened().predict(tmp_path / "d.xml")
+    assert [len(lines) for lines in texts(result)] == [3, 0]
+    assert "page 2: no lines were found" in result.notes
+
+
+def test_pdf(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    pytest.importorskip("pypdfium2")
+    page = Image.fromarray(page_picture(3, (900, 800))).convert("RGB")
+    page.save(tmp_path / "a.pdf", save_all=True, append_images=[page], resolution=150)
+    result = opened(pdf_dpi=150).predict(tmp_path / "a.pdf")
+    assert [len(lines) for lines in texts(result)] == [3, 3]
+    assert result.pages[0].size_px == (900, 800)
+    with pytest.raises(InputError, match="cannot be opened as a PDF"):
+        opened().predict(b"%PDF-1.4 and then nothing")
+    with pytest.raises(InputError, match="Lower --pdf-dpi"):
+        opened(pdf_dpi=1200, max_pixels=1000).predict(tmp_path / "a.pdf")
+
+
+def test_pdf_without_pypdfium2_prints_the_install_line(
+    opened: Callable[..., HTRPredictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'zoo-htr\[pdf\]'"):
+        opened().predict(b"%PDF-1.4")
+
+
+def test_a_line_picture_is_one_line(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    line = page_picture(1)[10:80]
+    for source in (save(tmp_path / "a.png", line), Image.fromarray(line), line, np.dstack([line] * 3)):
+        result = opened().predict(source)
+        assert len(result.pages[0].readings) == 1
+        assert result.notes == ()
+    wide = np.tile(page_picture(1)[10:80], (1, 1)).repeat(5, axis=0).repeat(5, axis=1)  # 350 px high, 2000 wide
+    assert len(opened().predict(wide).pages[0].readings) == 1
+
+
+def test_two_lines_in_one_crop_are_said(opened: Callable[..., HTRPredictor]) -> None:
+    two = np.vstack([page_picture(1)[25:70]] * 2)
+    assert "several lines" in opened().predict(two).notes[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7), (64, 2)])
+def test_pictures_without_room_for_writing_are_empty(
+    shape: tuple[int, int], opened: Callable[..., HTRPredictor]
+) -> None:
+    result = opened().predict(np.full(shape, 128, np.uint8))
+    assert "".join(result.text.split()) == ""
+    assert result.notes
+
+
+def test_a_blank_page_is_empty_with_a_warning(opened: Callable[..., HTRPredictor]) -> None:
+    result = opened().predict(np.full((900, 700), 230, np.uint8))
+    assert (result.text, result.confidence, result.notes) == ("", None, ("no lines were found",))
+    assert result.as_dict()["pages"][0]["lines"] == []
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_every_mode_give_the_lines_of_the_gray_one(
+    mode: str, tmp_path: Path, opened: Callable[..., HTRPredictor]
+) -> None:
+    page = Image.fromarray(page_picture())
+    if mode == "I;16":
+        page = Image.fromarray(np.asarray(page).astype(np.uint16) * 20)  # 12 bits in 16
+    elif mode in {"LA", "RGBA"}:
+        page = page.convert(mode)
+        page.putalpha(Image.fromarray(np.where(page_picture() < 100, 255, 0).astype(np.uint8)))  # ink on nothing
+    else:
+        page = page.convert(mode)
+    path = tmp_path / ("a.tif" if mode in {"CMYK", "I;16", "1"} else "a.png")
+    page.save(path)
+    assert len(texts(opened(segmenter="own").predict(path))[0]) == 3
+
+
+def test_exif_rotation_is_applied(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the picture is to be turned by 90 degrees
+    turned = np.ascontiguousarray(np.rot90(page_picture()))
+    result = opened(segmenter="own").predict(save(tmp_path / "a.jpg", turned, exif=exif, quality=95))
+    assert result.pages[0].size_px == (300, 400)
+    assert len(texts(result)[0]) == 3
+
+
+def test_light_ink_on_a_dark_ground(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    (tmp_path / "a.xml").write_text(alto(LINES))
+    plain = opened().predict(save(tmp_path / "a.png"))
+    negative = opened().predict(save(tmp_path / "a.png", 255 - page_picture()))
+    assert texts(plain) == texts(negative)
+    assert "light ink on a dark ground: turned round" in negative.notes
+
+
+def test_a_huge_page_is_refused_by_its_header(opened: Callable[..., HTRPredictor]) -> None:
+    file = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(file, "PNG")
+    with pytest.raises(InputError, match="400"):
+        opened().predict(file.getvalue())
+
+
+def test_reading_order_by_place(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    backwards = "".join(reversed(LINES.replace("</TextLine>", "</TextLine>|").split("|")))
+    save(tmp_path / "a.jpg")
+    (tmp_path / "a.xml").write_text(alto(backwards))
+
+    def order(**options: Any) -> list[str]:
+        return [line.id for line in opened(**options).predict(tmp_path / "a.xml").pages[0].page.lines]
+
+    assert order() == ["l2", "l1", "l0"]
+    assert order(reading_order="geometric") == ["l0", "l1", "l2"]
+
+
+def test_wrong_options_are_said_before_anything_is_read(
+    opened: Callable[..., HTRPredictor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="no folder"):
+        opened(image_dir=tmp_path / "nowhere")
+    (tmp_path / "map").write_text("no tab here\n")
+    with pytest.raises(UsageError, match="line 1 has no tab"):
+        opened(image_map=tmp_path / "map")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("KRAKEN", raising=False)
+    with pytest.raises(MissingDependencyError, match="uv tool install kraken"):
+        opened(segmenter="kraken")
+
+
+# -- outputs -----------------------------------------------------------------------------------------------------------
+
+
+@needs_pages
+def test_the_xml_of_a_real_page_is_edited(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    """Read a page by its own ALTO, write ALTO: ids, outlines, baselines and tags stay, text and words are ours."""
+    assert PAGES is not None
+    before = read_path(PAGES / "poilus_2.alto.xml").pages[0]
+    result = opened(format="alto", draw=True).predict(PAGES / "poilus_2.jpg")
+    path, drawing = result.save(tmp_path / "p.alto.xml")
+    after = read_path(path).pages[0]
+    assert [(a.id, a.polygon, a.baseline, a.tags, a.box) for a in after.lines] == [
+        (b.id, b.polygon, b.baseline, b.tags, b.box) for b in before.lines
+    ]
+    assert [line.text for line in after.lines] == [" ".join(text.split()) for text in texts(result)[0]]
+    words = etree.parse(path).getroot().findall(".//{*}String[@WC]")
+    boxes = [(float(w.get("HPOS")), float(w.get("VPOS"))) for w in words if w.get("CONTENT")]
+    assert boxes
+    assert all(0 <= x < before.width and 0 <= y < before.height for x, y in boxes)
+    with Image.open(drawing) as drawn:
+        assert (drawn.format, max(drawn.size)) == ("JPEG", 2400)
+
+
+def test_boxes_are_written_in_the_units_of_the_file(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    """A page in tenths of millimetres, its picture of another size."""
+    save(tmp_path / "a.jpg", page_picture().repeat(2, axis=0).repeat(2, axis=1))
+    (tmp_path / "a.xml").write_text(alto(LINES, unit="mm10"))
+    result = opened(format="alto").predict(tmp_path / "a.xml")
+    assert result.pages[0].layout.scale == (2.0, 2.0)
+    root = etree.fromstring(result.as_text().encode())
+    assert root.findtext(".//{*}MeasurementUnit") == "mm10"
+    for number, line in enumerate(root.findall(".//{*}TextLine")):
+        assert line.get("VPOS") == str(20 + 80 * number)
+        for word in line.findall("{*}String[@HPOS]"):
+            assert 20 + 80 * number - 1 <= float(word.get("VPOS")) <= 75 + 80 * number
+            assert float(word.get("HPOS")) + float(word.get("WIDTH")) <= 381
+
+
+@pytest.mark.parametrize("kind", ["txt", "json", "alto", "page", "hocr"])
+def test_every_format_holds_every_line(kind: str, tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    picture = save(tmp_path / "a.png")
+    predictor = opened(format=kind, segmenter="own", string_level="word")
+    result = predictor.predict(picture)
+    (name,) = predictor.file_names(Source("a.png", picture))
+    (path,) = result.save(tmp_path / name)
+    content = path.read_text(encoding="utf-8")
+    assert content == result.as_text()
+    expected = [" ".join(text.split()) for text in texts(result)[0]]
+    assert len(expected) == 3
+    if kind == "txt":
+        found = [" ".join(line.split()) for line in content.splitlines()]
+    elif kind == "json":
+        records = [json.loads(line) for line in content.splitlines()]
+        assert {record["schema"] for record in records} == {"zoo.htr.line/1"}
+        assert all("".join(c["text"] for c in record["chars"]) == record["text"] for record in records)
+        found = [" ".join(record["text"].split()) for record in records]
+    elif kind == "hocr":
+        spans = etree.fromstring(content.encode()).xpath("//*[@class='ocr_line']")
+        found = [" ".join("".join(span.itertext()).split()) for span in spans]
+    else:
+        found = [line.text or "" for line in read_path(path).pages[0].lines]
+    assert found == expected
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    result = opened(draw=True).predict(save(tmp_path / "a.png"))
+    result.save(tmp_path / "a.txt")
+    with pytest.raises(InputError, match="exists already"):
+        result.save(tmp_path / "a.txt")
+    result.save(tmp_path / "a.txt", overwrite=True)
+
+
+def test_the_result_names_what_read_it(opened: Callable[..., HTRPredictor], weights: Path) -> None:
+    made = opened().predict(page_picture()).as_dict()["provenance"]
+    assert set(made) == {"weights", "normaliser", "decoder", "language model"}
+    assert len(made["weights"]) == 16
+
+
+def test_lines_do_not_depend_on_what_else_is_on_the_page(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    """A line read on its page and as a picture that holds its cut alone: the same text."""
+    save(tmp_path / "a.jpg", quality=95)
+    (tmp_path / "a.xml").write_text(alto(LINES))
+    page = opened().predict(tmp_path / "a.jpg").pages[0]
+    for made, reading in zip(page.cuts, page.readings, strict=True):
+        assert made is not None
+        assert reading is not None
+        alone = opened(segmenter="line").predict(made.image)
+        assert texts(alone) == [[reading.text]]
+
+
+def test_complaint_12_lines_of_a_page_share_batches(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    """htrflow 34: one line at a time is slow."""
+    save(tmp_path / "a.jpg")
+    (tmp_path / "a.xml").write_text(alto(LINES))
+    predictor, sizes = opened(), []
+    predictor.module.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    predictor.predict(tmp_path / "a.jpg")
+    assert sizes == [3]
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def zoo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("zoo")), "predict", MODEL, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_format_names_files_and_json_prints_too(tmp_path: Path, weights: Path) -> None:
+    save(tmp_path / "a.png")
+    shared = ("a.png", "--weights", str(weights), "--device", "cpu")
+    printed = zoo(tmp_path, *shared, "--format", "alto")
+    assert printed.returncode == 0, printed.stderr
+    assert len(etree.fromstring(printed.stdout.encode()).findall(".//{*}TextLine")) == 3
+    done = zoo(tmp_path, *shared, "--format", "json", "-o", "out")
+    record = json.loads(done.stdout)
+    assert (record["schema"], record["files"]) == ("zoo.predict/1", ["out/a.jsonl"])
+    assert len(record["result"]["pages"][0]["lines"]) == len((tmp_path / "out/a.jsonl").read_text().splitlines()) == 3
+    wrong = zoo(tmp_path, *shared, "--format", "docx")
+    assert (wrong.returncode, "'hocr'" in wrong.stderr) == (2, True)

@@ -146,24 +146,30 @@ class Mixture:
         return logs
 
 
-def fitted_weights(
-    models: Sequence[NGram], texts: Sequence[str], *, prior: float = 1.0, rounds: int = 30
-) -> list[float]:
-    """Return the weights that make texts likeliest, by expectation and maximisation; the texts may hold errors.
+def fitted_weights(models: Sequence[NGram], texts: Sequence[str], *, prior: float = 1.0) -> list[float]:
+    """Return the weights that make texts likeliest; the texts may hold errors.
 
     Args:
         models: over one alphabet.
         texts: lines; characters out of the alphabet are left out.
         prior: imagined symbols that each model gets beforehand: few lines move the weights little.
+    """
+    return shares(np.stack([symbol_probabilities(model, texts) for model in models], axis=1), prior=prior)
+
+
+def shares(table: Floats, *, prior: float, rounds: int = 30) -> list[float]:
+    """Return the weights of a mixture that make events likeliest, by expectation and maximisation.
+
+    Args:
+        table: (N, M) probability of each event by each model; each row may have a factor of its own.
+        prior: imagined events that each model gets beforehand.
         rounds: of the iteration.
     """
-    columns = [symbol_probabilities(model, texts) for model in models]
-    table = np.stack(columns, axis=1) if columns else np.zeros((0, 0))
-    weights = np.full(len(models), 1 / max(len(models), 1))
-    for _ in range(rounds if table.size else 0):
-        shares = table * weights
-        shares /= shares.sum(axis=1, keepdims=True)
-        weights = shares.sum(axis=0) + prior
+    weights = np.full(table.shape[1], 1 / table.shape[1])
+    for _ in range(rounds if len(table) else 0):
+        parts = table * weights
+        parts /= parts.sum(axis=1, keepdims=True)
+        weights = parts.sum(axis=0) + prior
         weights /= weights.sum()
     return [float(weight) for weight in weights]
 

@@ -20,6 +20,7 @@ from zoo_core.attention import (
     Padding,
     PerHead,
     Sink,
+    StridedBlock,
     Window,
     alibi,
     attend,
@@ -172,6 +173,19 @@ def test_gradients_of_decay_and_offset_are_those_of_the_formula(kind: str) -> No
     assert torch.autograd.gradgradcheck(out, (q, k, v, lam, mu))
 
 
+def test_blocks_of_queries_are_redone_in_the_backward_pass() -> None:
+    q, k, v = (x.requires_grad_() for x in qkv(1, 2, 600, width=4))
+    lam = torch.rand(2, requires_grad=True)
+    weight = torch.randn(1, 2, 600, 4)
+
+    def gradients(backend: str) -> tuple[Tensor, ...]:
+        out = attend(q, k, v, mask=Window(50, 50), bias=Distance("laplace", lam), backend=backend).out
+        return torch.autograd.grad((out * weight).sum(), (q, k, v, lam))
+
+    for mine, truth in zip(gradients("chunked"), gradients("reference"), strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-4, atol=1e-4)
+
+
 def test_bf16_with_an_fp32_decay_trains() -> None:
     q, k, v = (x.bfloat16().requires_grad_() for x in qkv(queries=33))
     rho = torch.zeros(4, requires_grad=True)
@@ -198,6 +212,27 @@ def test_no_keys_no_queries(backend: str) -> None:
     assert result.lse is not None
     assert result.lse.isneginf().all()
     assert attend(q[:, :, :0], q, q, backend=backend).out.shape == (2, 4, 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("mask", "bias"),
+    [
+        (Causal() & (Sink(2) | Window(5, 0)) & Padding([0, 40]), None),
+        (PerHead([Causal(), Window(3, 3)] * 2), Distance("gauss", torch.rand(4) / 9, torch.ones(4))),
+        (
+            StridedBlock(4, 4, 4) & Document([0] * 20 + [1] * 20),
+            LowRank(torch.rand(2, 4, 9, 3), torch.rand(1, 1, 40, 3)),
+        ),
+    ],
+    ids=["streaming", "heads", "strided"],
+)
+def test_flex_computes_the_same_forward(mask: Mask, bias: Bias | None) -> None:
+    q, k, v = torch.randn(2, 4, 9, 4), torch.randn(2, 2, 40, 4), torch.randn(2, 2, 40, 4)
+    with torch.no_grad():
+        result = attend(q, k, v, mask=mask, bias=bias, need=("out", "lse"), backend="flex")
+        truth = attend(q, k, v, mask=mask, bias=bias, need=("out", "lse"), backend="reference")
+    torch.testing.assert_close(result.out, truth.out, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result.lse, truth.lse, rtol=1e-5, atol=1e-5)
 
 
 def test_auto_takes_what_is_able() -> None:

@@ -9,16 +9,15 @@ from torch import Tensor
 
 from zoo_core.attention import (
     Causal,
-    Circle2D,
     Distance,
     Document,
     LowRank,
     Sink,
     StridedBlock,
-    Tile3D,
     Window,
     attend,
 )
+from zoo_core.attention.blockwise import Circle2D, Tile3D
 from zoo_core.attention.masks import Mask
 from zoo_core.io.packs import packs_root
 

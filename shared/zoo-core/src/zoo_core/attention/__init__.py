@@ -10,22 +10,54 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo_core.attention.biases import DenseBias, Distance, KeyBias, LowRank, alibi
-    from zoo_core.attention.blockwise import BlockList, Circle2D, Dense, StridedBlock, Tile3D
+    from zoo_core.attention.blockwise import Dense, StridedBlock
     from zoo_core.attention.call import Result
-    from zoo_core.attention.dispatch import attend
+    from zoo_core.attention.dispatch import attend, explain
     from zoo_core.attention.masks import Causal, Document, Padding, PerHead, Prefix, Sink, Window
+    from zoo_core.attention.taps import Taps
 
 _HOME = {
-    "attend": "dispatch",
-    **dict.fromkeys(("DenseBias", "Distance", "KeyBias", "LowRank", "alibi"), "biases"),
-    **dict.fromkeys(("BlockList", "Circle2D", "Dense", "StridedBlock", "Tile3D"), "blockwise"),
-    "Result": "call",
-    **dict.fromkeys(("Causal", "Document", "Padding", "PerHead", "Prefix", "Sink", "Window"), "masks"),
+    **dict.fromkeys(
+        (
+            "DenseBias",
+            "Distance",
+            "KeyBias",
+            "LowRank",
+            "alibi",
+        ),
+        "biases",
+    ),
+    **dict.fromkeys(
+        (
+            "Dense",
+            "StridedBlock",
+        ),
+        "blockwise",
+    ),
+    **dict.fromkeys(("Result",), "call"),
+    **dict.fromkeys(
+        (
+            "attend",
+            "explain",
+        ),
+        "dispatch",
+    ),
+    **dict.fromkeys(
+        (
+            "Causal",
+            "Document",
+            "Padding",
+            "PerHead",
+            "Prefix",
+            "Sink",
+            "Window",
+        ),
+        "masks",
+    ),
+    **dict.fromkeys(("Taps",), "taps"),
 }
 __all__ = [
-    "BlockList",
     "Causal",
-    "Circle2D",
     "Dense",
     "DenseBias",
     "Distance",
@@ -38,10 +70,11 @@ __all__ = [
     "Result",
     "Sink",
     "StridedBlock",
-    "Tile3D",
+    "Taps",
     "Window",
     "alibi",
     "attend",
+    "explain",
 ]
 
 

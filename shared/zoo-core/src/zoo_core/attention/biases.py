@@ -43,16 +43,24 @@ class Bias:
         """The sizes (B, H, Nq, Nk) it is for, 1 where it fits any."""
         return ANY
 
-    def fold(self, pairs: Pairs, dtype: torch.dtype, *, scale: float, causal: bool) -> Fold | None:
-        """Return the columns that add the bias when q and k have type `dtype`, or None where that is not exact.
+    def folds(self, dtype: torch.dtype, *, causal: bool) -> bool:
+        """Return whether `fold` can add it exactly enough.
+
+        Args:
+            dtype: of q and k, in which a kernel multiplies; sums are fp32 or wider.
+            causal: whether no key stands behind its query.
+        """
+        return False
+
+    def fold(self, pairs: Pairs, dtype: torch.dtype, *, scale: float) -> Fold:
+        """Return the columns that add the bias, where it `folds`.
 
         Args:
             pairs: all pairs of the call.
-            dtype: in which a kernel multiplies; sums are fp32 or wider.
+            dtype: of q and k.
             scale: of the call, above 0.
-            causal: whether no key stands behind its query.
         """
-        return None
+        raise NotImplementedError
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the tensors that it is made of: their gradients decide which backends can run."""
@@ -137,15 +145,14 @@ class Distance(Bias):
             distance = distance - pick(_wide(self.mu), pairs.head)
         return -pick(lam, pairs.head) * (distance.abs() if self.kind == "laplace" else distance.square())
 
-    def fold(self, pairs: Pairs, dtype: torch.dtype, *, scale: float, causal: bool) -> Fold | None:
-        """See `Bias.fold`: causal laplace without mu in one column, gauss in two (fp64) or seven (half precision).
+    def folds(self, dtype: torch.dtype, *, causal: bool) -> bool:
+        """See `Bias.folds`: causal laplace without mu in fp32; gauss not in fp32, where squares lose digits."""
+        if self.kind == "laplace":
+            return causal and self.mu is None and dtype.itemsize >= 4
+        return dtype.itemsize != 4
 
-        In fp32, squares of positions are not exact enough, so gauss is a table there.
-        """
-        if self.kind == "laplace" and (not causal or self.mu is not None or dtype.itemsize < 4):
-            return None
-        if self.kind == "gauss" and dtype.itemsize == 4:
-            return None
+    def fold(self, pairs: Pairs, dtype: torch.dtype, *, scale: float) -> Fold:
+        """See `Bias.fold`: laplace in one column, gauss in two (fp64) or seven (half precision)."""
         lam = _wide(self.lam)[None, :, None]
         # counted from the middle: smaller numbers, smaller rounding
         middle = (len(pairs.key) - 1) // 2
@@ -231,7 +238,11 @@ class LowRank(Bias):
         a, b = self._columns()
         return a[:, :, pairs.query.flatten()] @ b[:, :, pairs.key].mT
 
-    def fold(self, pairs: Pairs, dtype: torch.dtype, *, scale: float, causal: bool) -> Fold | None:
+    def folds(self, dtype: torch.dtype, *, causal: bool) -> bool:
+        """See `Bias.folds`: always."""
+        return True
+
+    def fold(self, pairs: Pairs, dtype: torch.dtype, *, scale: float) -> Fold:
         """See `Bias.fold`: K columns."""
         a, b = self._columns()
         return Fold(a / scale, b)
@@ -260,7 +271,11 @@ class KeyBias(Bias):
         """See `Bias.at`."""
         return _wide(self.values)[:, :, None, pairs.key]
 
-    def fold(self, pairs: Pairs, dtype: torch.dtype, *, scale: float, causal: bool) -> Fold | None:
+    def folds(self, dtype: torch.dtype, *, causal: bool) -> bool:
+        """See `Bias.folds`: always."""
+        return True
+
+    def fold(self, pairs: Pairs, dtype: torch.dtype, *, scale: float) -> Fold:
         """See `Bias.fold`: one column."""
         values = _wide(self.values)[..., None] / scale
         return Fold(torch.ones_like(values[:, :, :1]).expand(-1, -1, pairs.query.shape[0], 1), values)

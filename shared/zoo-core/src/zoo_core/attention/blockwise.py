@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -116,9 +117,10 @@ class Tile3D(Blockwise):
 
     def blocks(self, pairs: Pairs) -> Tensor:
         """See `Blockwise.blocks`."""
-        chosen = torch.zeros(self.frames, dtype=torch.bool, device=pairs.key.device)
-        chosen[torch.arange(self.references, device=pairs.key.device) * self.frames // max(1, self.references)] = True
-        return (pairs.query == pairs.key) | chosen[pairs.key.clamp(max=self.frames - 1)]
+        held = pairs.query == pairs.key
+        for number in range(self.references):
+            held = held | (pairs.key == number * self.frames // self.references)
+        return held
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,18 @@ class BlockList(Blockwise):
 
     def blocks(self, pairs: Pairs) -> Tensor:
         """See `Blockwise.blocks`; blocks outside the list do not exist."""
-        rows, columns = len(self.indptr) - 1, max(self.indices, default=0) + 1
-        table = torch.zeros(rows + 1, columns + 1, dtype=torch.bool)
+        table = self._table.on(pairs.key.device)
+        rows, columns = table.shape[0] - 1, table.shape[1] - 1
+        row = torch.where(pairs.query < 0, rows, pairs.query.clamp(max=rows))
+        return table[row, pairs.key.clamp(max=columns)]
+
+    @cached_property
+    def _table(self) -> Frozen:
+        """Rows and columns of blocks, and one more of each for what is outside."""
+        table = torch.zeros(len(self.indptr), max(self.indices, default=0) + 2, dtype=torch.bool)
         for row, (begin, end) in enumerate(pairwise(self.indptr)):
             table[row, list(self.indices[begin:end])] = True
-        return table.to(pairs.key.device)[pairs.query.clamp(max=rows), pairs.key.clamp(max=columns)]
+        return Frozen(table)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,23 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """A checked call; see `zoo_core.attention.attend` for the meaning of what was given."""
+    """A checked call; see `zoo_core.attention.attend` for the meaning of what was given.
+
+    Args:
+        q: as given, like all others up to `need`.
+        k: as given.
+        v: as given.
+        scale: of the products.
+        mask: a value, or None.
+        bias: a value, or None.
+        key_heads: key head of every query head.
+        value_heads: value head of every query head.
+        normalise: softmax or none.
+        need: what the result must have.
+        device: where it is computed.
+        grad: whether gradients will be asked for.
+        edits: functions of all scores (`score`) or all weights (`weight`), which only the reference has.
+    """
 
     q: Tensor
     k: Tensor
@@ -48,6 +64,8 @@ class Call:
     value_heads: tuple[int, ...]
     normalise: Normalise
     need: frozenset[str]
+    device: torch.device
+    grad: bool
     edits: Mapping[str, Edit] = field(default_factory=dict)
 
     @property
@@ -91,12 +109,6 @@ class Call:
             return isinstance(mask, Causal) and mask.offset <= 0
 
         return behind(self.mask)
-
-    @property
-    def grad(self) -> bool:
-        """Whether gradients will be asked for."""
-        tensors = (self.q, self.k, self.v, *(self.bias.tensors() if self.bias else ()))
-        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
     def per_query_head(self) -> tuple[Tensor, Tensor]:
         """Return keys and values with one head for each query head."""
@@ -177,6 +189,8 @@ def make_call(
         tuple(value_heads),
         normalise,
         frozenset(need),
+        q.device,
+        torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(bias.tensors() if bias else ()))),
     )
 
 

@@ -19,6 +19,7 @@ from zoo_core.attention.values import ANY, Frozen, Pairs, Shape, merged, pick
 
 Intervals: TypeAlias = list[tuple[int, int]]
 EMPTY, PARTIAL, FULL = 0, 1, 2
+TILE = 128  # tokens along both sides of the tiles that kernels skip
 
 
 class Tiles(NamedTuple):
@@ -41,6 +42,11 @@ class Mask:
     def shape(self) -> Shape:
         """The sizes (B, H, Nq, Nk) it is for, 1 where it fits any."""
         return ANY
+
+    @property
+    def keys_only(self) -> bool:
+        """Whether all queries may see the same keys."""
+        return False
 
     def tiles(self, tiles: Tiles, shift: int) -> Tensor:
         """Return 0 (no pair), 1 (maybe some) or 2 (all pairs) for every tile: int8 (b, h, Gq, Gk)."""
@@ -108,6 +114,11 @@ class And(Mask):
         """See `Mask.shape`."""
         return merged(self.left.shape, self.right.shape)
 
+    @property
+    def keys_only(self) -> bool:
+        """See `Mask.keys_only`."""
+        return self.left.keys_only and self.right.keys_only
+
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
         return self.left.at(pairs) & self.right.at(pairs)
@@ -143,6 +154,11 @@ class Or(Mask):
     def shape(self) -> Shape:
         """See `Mask.shape`."""
         return merged(self.left.shape, self.right.shape)
+
+    @property
+    def keys_only(self) -> bool:
+        """See `Mask.keys_only`."""
+        return self.left.keys_only and self.right.keys_only
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
@@ -181,6 +197,11 @@ class Not(Mask):
     def shape(self) -> Shape:
         """See `Mask.shape`."""
         return self.of.shape
+
+    @property
+    def keys_only(self) -> bool:
+        """See `Mask.keys_only`."""
+        return self.of.keys_only
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
@@ -263,6 +284,11 @@ class Sink(Mask):
 
     count: int
 
+    @property
+    def keys_only(self) -> bool:
+        """See `Mask.keys_only`."""
+        return True
+
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
         return pairs.key < self.count
@@ -319,6 +345,11 @@ class Padding(Mask):
         """See `Mask.shape`."""
         return (len(self.lengths.on(None)), 1, 1, 1)
 
+    @property
+    def keys_only(self) -> bool:
+        """See `Mask.keys_only`."""
+        return True
+
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
         return pairs.key < pick(self.lengths.on(pairs.key.device), pairs.batch)
@@ -356,8 +387,9 @@ class Document(Mask):
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
         ids = self.ids.on(pairs.key.device)
-        batch = pairs.batch if len(ids) > 1 else torch.zeros_like(pairs.batch[:1])
-        return ids[batch, pairs.position] == ids[batch, pairs.key]
+        if len(ids) == 1:
+            return ids[0][pairs.position] == ids[0][pairs.key]
+        return ids[pairs.batch, pairs.position] == ids[pairs.batch, pairs.key]
 
     def tiles(self, tiles: Tiles, shift: int) -> Tensor:
         """See `Mask.tiles`."""
@@ -396,11 +428,16 @@ class PerHead(Mask):
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
-        kinds = list(dict.fromkeys(self.masks))
-        kind = torch.tensor([kinds.index(mask) for mask in self.masks], device=pairs.head.device)[pairs.head]
-        held = (kind == 0) & kinds[0].at(pairs)
-        for number, mask in enumerate(kinds[1:], 1):
-            held = held | ((kind == number) & mask.at(pairs))
+        held = None
+        for mask in dict.fromkeys(self.masks):
+            heads = [number for number, other in enumerate(self.masks) if other == mask]
+            mine = pairs.head == heads[0]
+            for number in heads[1:]:
+                mine = mine | (pairs.head == number)
+            seen = mine & mask.at(pairs)
+            held = seen if held is None else held | seen
+        if held is None:
+            raise ValueError("PerHead has no masks")
         return held
 
     def tiles(self, tiles: Tiles, shift: int) -> Tensor:

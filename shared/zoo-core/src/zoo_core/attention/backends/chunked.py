@@ -49,11 +49,16 @@ def log_sums(call: Call) -> Tensor:
     return torch.cat(_blocks(call, rows), dim=2)
 
 
-def _blocks(call: Call, rows: Callable[[Tensor], T]) -> list[T]:
-    """Apply a function of indices of queries to all of them, block by block."""
+def row_blocks(call: Call) -> list[Tensor]:
+    """Return the indices of all queries in blocks; one empty block if there is none."""
     count = call.q.shape[2]
     starts = range(0, max(count, 1), BLOCK)
-    blocks = [torch.arange(start, min(start + BLOCK, count), device=call.q.device) for start in starts]
-    if call.grad:
+    return [torch.arange(start, min(start + BLOCK, count), device=call.q.device) for start in starts]
+
+
+def _blocks(call: Call, rows: Callable[[Tensor], T]) -> list[T]:
+    """Apply a function of indices of queries to all of them, block by block."""
+    blocks = row_blocks(call)
+    if call.grad and len(blocks) > 1:
         return [checkpoint(rows, block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
     return [rows(block) for block in blocks]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from zoo_core.attention.backends import chunked
-from zoo_core.attention.biases import Bias, Fold
+from zoo_core.attention.biases import Bias
 from zoo_core.attention.call import Call, Result, grouped
 
 LONG = 1024  # keys from which a table costs more than columns do
@@ -26,28 +26,21 @@ def refusal(call: Call) -> str:
     return ""
 
 
-def folded(call: Call) -> tuple[list[Fold], Bias | None]:
-    """Return the bias as columns, or, if any summand needs a table or all are short and fp32, the bias.
+def needs_table(call: Call) -> bool:
+    """Return whether the bias is added as a table: if some summand does not fold, or all are short and fp32.
 
     fp32 is asked for where digits matter, and a table keeps one more of them than a longer sum.
     """
     if call.bias is None:
-        return [], None
-    if call.q.dtype == torch.float32 and call.k.shape[2] < LONG:
-        return [], call.bias
-    folds = []
-    for part in call.bias.parts():
-        fold = None
-        if call.scale > 0:
-            fold = part.fold(call.pairs, call.q.dtype, scale=call.scale, causal=call.never_ahead)
-        if fold is None:
-            return [], call.bias
-        folds.append(fold)
-    return folds, None
+        return False
+    if call.scale <= 0 or (call.q.dtype == torch.float32 and call.k.shape[2] < LONG):
+        return True
+    return not all(part.folds(call.q.dtype, causal=call.never_ahead) for part in call.bias.parts())
 
 
-def with_columns(call: Call, folds: list[Fold]) -> Call:
-    """Return the call with columns appended to q and k, whose heads then are the query's; widths in eights."""
+def with_columns(call: Call, parts: tuple[Bias, ...]) -> Call:
+    """Return the call with biases as columns of q and k, whose heads then are the query's; widths in eights."""
+    folds = [part.fold(call.pairs, call.q.dtype, scale=call.scale) for part in parts]
     batch, heads = call.q.shape[:2]
     keys, values = call.per_query_head()
 
@@ -64,9 +57,9 @@ def with_columns(call: Call, folds: list[Fold]) -> Call:
 def run(call: Call) -> Result:
     """Compute a call; lse, if asked for, by a second pass over the scores in blocks."""
     asked, call = call, call.without_dead_keys()
-    folds, table = folded(call)
-    if folds:
-        call = with_columns(call, folds)
+    table = call.bias if needs_table(call) else None
+    if call.bias is not None and table is None:
+        call = with_columns(call, call.bias.parts())
     flag = call.causal and table is None
     keep = empty = added = None
     if call.mask is not None and not flag:

@@ -20,12 +20,12 @@ from zoo_core.attention import (
     Padding,
     PerHead,
     Sink,
-    StridedBlock,
     Window,
     alibi,
     attend,
 )
 from zoo_core.attention.biases import Bias
+from zoo_core.attention.blockwise import StridedBlock
 from zoo_core.attention.masks import Mask
 from zoo_core.errors import UsageError
 

@@ -13,11 +13,10 @@ from zoo_core.attention import (
     Document,
     LowRank,
     Sink,
-    StridedBlock,
     Window,
     attend,
 )
-from zoo_core.attention.blockwise import Circle2D, Tile3D
+from zoo_core.attention.blockwise import Circle2D, StridedBlock, Tile3D
 from zoo_core.attention.masks import Mask
 from zoo_core.io.packs import packs_root
 

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zoo_core.attention import Causal, Dense, Document, Padding, PerHead, Prefix, Sink, StridedBlock, Window, attend
+from zoo_core.attention import Causal, Dense, Document, Padding, PerHead, Prefix, Sink, Window, attend
 from zoo_core.attention.backends.flex import block_mask
-from zoo_core.attention.blockwise import BlockList, Circle2D, Tile3D
+from zoo_core.attention.blockwise import BlockList, Circle2D, StridedBlock, Tile3D
 from zoo_core.attention.masks import Mask, Restricted
 from zoo_core.attention.values import Frozen
 

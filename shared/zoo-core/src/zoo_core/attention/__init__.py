@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo_core.attention.biases import DenseBias, Distance, KeyBias, LowRank, alibi
-    from zoo_core.attention.blockwise import Dense, StridedBlock
+    from zoo_core.attention.blockwise import Dense
+    from zoo_core.attention.cache import DenseCache, RingCache
     from zoo_core.attention.call import Result
     from zoo_core.attention.dispatch import attend, explain
     from zoo_core.attention.masks import Causal, Document, Padding, PerHead, Prefix, Sink, Window
+    from zoo_core.attention.module import Attention
+    from zoo_core.attention.plans import Plan
+    from zoo_core.attention.positions import RoPE
+    from zoo_core.attention.spatial import attention_map
+    from zoo_core.attention.stages import Decay
     from zoo_core.attention.taps import Taps
 
 _HOME = {
@@ -27,12 +33,13 @@ _HOME = {
         ),
         "biases",
     ),
+    **dict.fromkeys(("Dense",), "blockwise"),
     **dict.fromkeys(
         (
-            "Dense",
-            "StridedBlock",
+            "DenseCache",
+            "RingCache",
         ),
-        "blockwise",
+        "cache",
     ),
     **dict.fromkeys(("Result",), "call"),
     **dict.fromkeys(
@@ -54,26 +61,37 @@ _HOME = {
         ),
         "masks",
     ),
+    **dict.fromkeys(("Attention",), "module"),
+    **dict.fromkeys(("Plan",), "plans"),
+    **dict.fromkeys(("RoPE",), "positions"),
+    **dict.fromkeys(("attention_map",), "spatial"),
+    **dict.fromkeys(("Decay",), "stages"),
     **dict.fromkeys(("Taps",), "taps"),
 }
 __all__ = [
+    "Attention",
     "Causal",
+    "Decay",
     "Dense",
     "DenseBias",
+    "DenseCache",
     "Distance",
     "Document",
     "KeyBias",
     "LowRank",
     "Padding",
     "PerHead",
+    "Plan",
     "Prefix",
     "Result",
+    "RingCache",
+    "RoPE",
     "Sink",
-    "StridedBlock",
     "Taps",
     "Window",
     "alibi",
     "attend",
+    "attention_map",
     "explain",
 ]
 

@@ -146,10 +146,13 @@ class Distance(Bias):
         return -pick(lam, pairs.head) * (distance.abs() if self.kind == "laplace" else distance.square())
 
     def folds(self, dtype: torch.dtype, *, causal: bool) -> bool:
-        """See `Bias.folds`: causal laplace without mu in fp32; gauss not in fp32, where squares lose digits."""
+        """See `Bias.folds`: causal laplace without mu in fp32; gauss not in fp32, where squares lose digits.
+
+        In half precision, gradients of lam and mu would be small differences of large rounded sums: no fold then.
+        """
         if self.kind == "laplace":
             return causal and self.mu is None and dtype.itemsize >= 4
-        return dtype.itemsize != 4
+        return dtype.itemsize > 4 or (dtype.itemsize < 4 and not any(x.requires_grad for x in self.tensors()))
 
     def fold(self, pairs: Pairs, dtype: torch.dtype, *, scale: float) -> Fold:
         """See `Bias.fold`: laplace in one column, gauss in two (fp64) or seven (half precision)."""
@@ -163,20 +166,20 @@ class Distance(Bias):
             return Fold(slope, key[..., None], -lam * query)
         if self.mu is not None:
             query = query + _wide(self.mu)[None, :, None]
-        row = -lam * query.square()
         scaled = lam / scale
         if dtype.itemsize > 4:
             columns = torch.stack([2 * scaled * query, (-scaled).expand_as(scaled * query)], -1)
-            return Fold(columns, torch.stack([key, key.square()], -1), row)
-        # products of half precision are exact in the fp32 sum, only operands are rounded: split them
+            return Fold(columns, torch.stack([key, key.square()], -1), -lam * query.square())
+        # products of half precision are exact in the fp32 sum: split operands into parts that are exact too, and take
+        # the squares of the positions so rounded, so that what remains is a distance between rounded positions
         root = (2 * scaled).sqrt()
         i, j = (_split(root * place, dtype, 2) for place in (query, key))
-        square = _split(scaled * key.square(), dtype, 3)
+        square = _split((j[0] + j[1]).square() / 2, dtype, 3)
         ones = torch.ones_like(i[0])
         return Fold(
             torch.stack([i[0], i[0], i[1], i[1], ones, ones, ones], -1),
             torch.stack([j[0], j[1], j[0], j[1], *(-part for part in square)], -1),
-            row,
+            -scale * (i[0] + i[1]).square() / 2,
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -185,12 +188,12 @@ class Distance(Bias):
 
 
 def _split(x: Tensor, dtype: torch.dtype, parts: int) -> list[Tensor]:
-    """Return tensors that `dtype` can hold and whose sum is x; the gradient of x goes through the last."""
+    """Return tensors that `dtype` holds exactly and whose sum is nearly x."""
     rest, split = x, []
-    for _ in range(parts - 1):
-        split.append(rest.detach().to(dtype).to(x.dtype))
+    for _ in range(parts):
+        split.append(rest.to(dtype).to(x.dtype))
         rest = rest - split[-1]
-    return [*split, rest]
+    return split
 
 
 def alibi(heads: int, *, device: torch.device | str | None = None) -> Distance:

@@ -31,6 +31,7 @@ from zoo_core.catalog import load_object
 from zoo_core.cli.main import VERBS
 from zoo_core.io.packs import packs_root
 from zoo_core.testing.forked import ForkedZoo
+from zoo_htr.options import HTROptions
 from zoo_sr.options import SROptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,8 @@ PAGES = sorted(
 )
 # a page whose blocks are files and commands that a test of its own follows to the letter
 FOLLOWED = {"docs/add-a-model.md": "tests/test_add_a_model.py"}
+# commands of packages that are run as modules
+MODULES = ("zoo_htr.doctor:command", "zoo_htr.importing:command", "zoo_htr.line_recall:command")
 RUNNABLE = {"console", "sh", "python"}
 DATA = {"json", "yaml", "toml", "text", "mermaid"}
 FENCE = re.compile(r"^(?P<before>[^\n]*)\n+```(?P<language>\S*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -292,7 +295,9 @@ def names(requirements: list[str]) -> set[str]:
 
 def test_options_that_pages_name_exist() -> None:
     known = {option for command in commands() for param in command.params for option in param.opts}
-    known |= {f"--{name.replace('_', '-')}" for name in SROptions.model_fields} | {"--debug", "--help", "--version"}
+    for schema in (HTROptions, SROptions):
+        known |= {f"--{name.replace('_', '-')}" for name in schema.model_fields}
+    known |= {"--debug", "--help", "--version"}
     for page in PAGES:
         text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
         for code in re.findall(r"`((?:zoo |--)[^`]*)`", text):
@@ -301,7 +306,7 @@ def test_options_that_pages_name_exist() -> None:
 
 
 def commands() -> Iterator[click.Command]:
-    for target, _ in VERBS.values():
+    for target in (*(target for target, _ in VERBS.values()), *MODULES):
         command = load_object(target)
         yield command
         if isinstance(command, click.Group):

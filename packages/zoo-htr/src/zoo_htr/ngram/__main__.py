@@ -18,6 +18,7 @@ from zoo_core.cli.main import main
 from zoo_core.errors import InputError, UsageError
 from zoo_core.io.packs import find_pack, open_pack
 from zoo_htr.alphabet import Alphabet, normal
+from zoo_htr.language import FOLDER, SHIPPED
 from zoo_htr.ngram import file
 from zoo_htr.ngram.estimate import Method, estimate, pseudo_lines
 from zoo_htr.ngram.model import NGram, fitted_weights, symbol_probabilities
@@ -75,12 +76,16 @@ def build(
 
 
 @group.command()
-@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.argument("files", nargs=-1, type=FILE)
 @click.option("--data", required=True, metavar="PATH|NAME", help="A pack with a column text, or a .txt file.")
 @click.option("--fit", "fit_on", metavar="PATH|NAME", help="Fit the weights of the mixture here; default on the data.")
 @output.format_option
 def measure(files: Sequence[Path], *, data: str, fit_on: str | None, out: output.Output) -> None:
-    """Print bits per character (ends of lines count as one) of each model and of their mixture, by corpus."""
+    """Print bits per character (ends of lines count as one) of each model and of their mixture, by corpus.
+
+    Without FILES, of the models that come with the package.
+    """
+    files = files or [FOLDER / f"{name}.ngram" for names in SHIPPED.values() for name in names]
     models = [NGram.read(path) for path in files]
     names = [path.stem for path in files]
     texts, fitted = _by_corpus(find_pack(data)), _by_corpus(find_pack(fit_on or data))

@@ -48,7 +48,7 @@ def shaken(network: HTRJAND) -> HTRJAND:
             if tensor.is_floating_point() and tensor.ndim == 1:
                 noise = 0.3 * torch.randn(tensor.shape, generator=generator)
                 tensor.copy_(tensor * noise.exp() if name.endswith("running_var") else tensor + noise)
-        network.head.weight.mul_(10)
+        network.head.weight.mul_(2)
     return network
 
 

@@ -28,7 +28,7 @@ def network() -> HTRJAND:
     torch.manual_seed(0)
     network = HTRJAND(ALPHABET, channels=(8,) * 6, width=16, heads=2, feed_forward=16, blocks=1)
     with torch.no_grad():
-        network.head.weight.mul_(20)
+        network.head.weight.mul_(2)
     return network.eval()
 
 

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,18 @@ Drawn by `uv run tools/benchmarks.py` from the records in models/; every figure 
 Times on one machine say little about another; ratios say more, and they are taken round by round in one process, after
 the outputs have been compared.
 """
+
+SPEED = """
+## How fast
+
+On a CPU the default is `packed stages`: the network cut at its gates, in oneDNN's own operators. OpenVINO is not the
+default where it is installed, for three reasons that `zoo bench imdn-x4 --against openvino` and `uv run --with
+openvino tools/bench_stages.py` show. It calls the same oneDNN convolutions, so on a whole image it saves only what
+lies between them. Cut at the gates, as tiles need it, it is slower than packed stages, as every stage hands its maps
+over. And it converts the network first, which takes longer than an image of this size. Its lead on whole images is
+mostly memory that it keeps and that glibc takes back from PyTorch after every image: compare under
+`MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456`. That setting is the process's, so it is left to
+you; for a folder of small images it helps."""
 
 
 def records(kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -44,9 +57,11 @@ def table(rows: list[list[str]]) -> Iterator[str]:
 def evaluation(record: dict[str, Any]) -> Iterator[str]:
     """Yield the section of one evaluation."""
     model, dataset = record["model"], record["dataset"]
-    yield f"\n### {model} on {dataset}\n"
+    precision = record["facts"]["precision"]
+    half = "" if precision == "fp32" else f" --precision {precision}"
+    yield f"\n### {model} on {dataset}{half and f', {precision}'}\n"
     peers = "".join(f" --against {name}" for name in record["against"] if name not in ALWAYS)
-    yield f"`zoo eval {model} --data {dataset}{peers}`: {record['n']} images, protocol {record['protocol']}.\n"
+    yield f"`zoo eval {model} --data {dataset}{peers}{half}`: {record['n']} images, protocol {record['protocol']}.\n"
     metrics = [name for name in record["intervals"] if name in record]
     rows = [["way", *metrics, *(f"ours minus this, {name} (95 %)" for name in metrics)]]
     for name, way in record["against"].items():
@@ -66,8 +81,11 @@ def timing(path: Path, record: dict[str, Any]) -> Iterator[str]:
     """Yield the section of one bench."""
     facts = record["facts"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    yield f"\n### {record['model']}, {record['size']}, {facts.get('processor') or facts['device']}\n"
-    yield f"`{path.relative_to(ROOT)}`: {facts['rounds']} rounds, {facts.get('threads', '?')} threads, {versions}.\n"
+    place = facts.get("gpu") or facts.get("processor") or facts["device"]
+    load = " and ".join(f"{value:.1f}" for value in facts.get("load", []))
+    yield f"\n### {record['model']}, {record['size']}, {place}\n"
+    yield f"`{path.relative_to(ROOT)}`: {facts['rounds']} rounds, {facts.get('threads', '?')} threads, {versions}; "
+    yield f"load average before and after {load or 'unknown'}.\n"
     rows = [
         ["way", "median ms", "least ms", "times the first", "times the floor", "memory MB", "most", "differ", "rms"]
     ]
@@ -95,10 +113,30 @@ def timing(path: Path, record: dict[str, Any]) -> Iterator[str]:
         yield f"\nNot run: {missing['name']} ({missing['why']})."
 
 
+def launches(path: Path, record: dict[str, Any]) -> Iterator[str]:
+    """Yield the section on the kernels of one machine, the launches of a layer taken together."""
+    for size in record["sizes"]:
+        yield f"\n### Launches of the fused engine, input {size['lr'].replace('x', ' x ')}, {record['device']}\n"
+        yield (
+            f"`{path.relative_to(ROOT)}`, from `python tools/bench_gpu_imdn.py`: medians. The floor is the larger of "
+            "operations over 790 TFLOP/s and bytes over 4.2 TB/s, the rates of an H200.\n"
+        )
+        layers: dict[str, list[dict[str, Any]]] = {}
+        for kernel in size["kernels"]:
+            layers.setdefault(kernel["name"], []).append(kernel)
+        rows = [["layer", "launches", "microseconds each", "TFLOP/s", "floor", "times the floor"]]
+        for name, group in layers.items():
+            us, floor = (median(kernel[key] for kernel in group) for key in ("us", "floor_us"))
+            rate = median(kernel["tflops"] for kernel in group)
+            rows.append([name, str(len(group)), f"{us:.1f}", f"{rate:.0f}", f"{floor:.1f}", f"{us / floor:.2f}"])
+        yield from table(rows)
+
+
 def page() -> str:
     """Return the whole page."""
     lines = [HEAD, "## How good", *(line for _, record in records("eval") for line in evaluation(record))]
-    lines += ["\n## How fast", *(line for path, record in records("bench") for line in timing(path, record))]
+    lines += [SPEED, *(line for path, record in records("bench") for line in timing(path, record))]
+    lines += [line for path, record in records("kernels") for line in launches(path, record)]
     return "\n".join(lines) + "\n"
 
 

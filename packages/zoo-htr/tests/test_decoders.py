@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from posteriors import chance, every_text, spoken
 
 from zoo_htr.align import best_spans, log_likelihoods
 from zoo_htr.alphabet import Alphabet
 from zoo_htr.beam import beam_search
 from zoo_htr.greedy import greedy, greedy_lines
-
-
-def _sibling(name: str) -> ModuleType:
-    # the tests are no package (import-mode importlib), so a module beside them is loaded by its path
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-posteriors = _sibling("posteriors")
-chance, every_text, spoken = posteriors.chance, posteriors.every_text, posteriors.spoken
 
 ABC = Alphabet(("", " ", "a", "b", "c"))
 EXACT = {"width": 10_000, "least_log": -np.inf, "skipped": 2.0}

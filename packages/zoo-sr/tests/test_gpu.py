@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+import zoo_core
+from zoo_core.catalog import find
 from zoo_core.errors import UsageError
+from zoo_sr import backends, gpu
 from zoo_sr.gpu import FusedIMDN
 from zoo_sr.imdn import IMDN, IMDN_AS
+from zoo_sr.options import SROptions
+from zoo_sr.predict import SRPredictor
+from zoo_sr.sweep import NotFiniteError
+from zoo_sr.tiling import upscale
 
 
 @pytest.fixture(params=[2, 3, 4])
@@ -56,6 +64,129 @@ def test_bytes_in_and_out_round_like_the_image_writer() -> None:
 def test_other_variants_are_refused_with_a_remedy(module: IMDN) -> None:
     with pytest.raises(UsageError, match="64 channels"):
         FusedIMDN(module, device="cpu")
+
+
+def network(seed: int = 0) -> IMDN:
+    torch.manual_seed(seed)
+    return IMDN(2, blocks=1).eval().requires_grad_(False)
+
+
+def picture(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def on_cpu(module: IMDN, dtype: torch.dtype = torch.float32) -> FusedIMDN:
+    return FusedIMDN(module, device="cpu", dtype=dtype, output=torch.float32)
+
+
+def test_images_of_one_tile_go_through_the_engine_and_others_do_not() -> None:
+    # The engine is of another network, so that the picture tells which of the two made it.
+    module, other, image = network(0), network(1), picture(40, 52, 3)
+    fused = on_cpu(other)
+    whole = upscale(module, image, output="float32", fused=fused)
+    assert whole.plan.tiles == 1
+    np.testing.assert_allclose(whole.image, upscale(other, image, output="float32").image, atol=1e-5)
+    for options in ({"tile": 32}, {"wrap": True}):
+        own = upscale(module, image, **options).image  # type: ignore[arg-type]
+        np.testing.assert_array_equal(upscale(module, image, fused=fused, **options).image, own)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+def test_every_depth_through_the_engine(kind: str) -> None:
+    module, image = network(), picture(19, 23, 3)
+    given = {"uint8": image, "uint16": image.astype(np.uint16) * 257, "float32": image.astype(np.float32) / 255}[kind]
+    fused = upscale(module, given, output=kind, fused=on_cpu(module)).image  # type: ignore[arg-type]
+    plain = upscale(module, given, output=kind).image  # type: ignore[arg-type]
+    assert fused.dtype == plain.dtype
+    np.testing.assert_allclose(fused.astype(float), plain.astype(float), atol=1e-5 if kind == "float32" else 1)
+
+
+def test_overflow_in_the_engine_is_an_error_and_no_black_image() -> None:
+    module = network()
+    module.IMDB1.c1.weight.mul_(1e6)  # type: ignore[union-attr, operator]
+    with pytest.raises(NotFiniteError, match="not finite in float16"):
+        upscale(module, picture(16, 16, 3), fused=on_cpu(module, torch.float16))
+
+
+def test_too_little_memory_for_the_engine_leaves_the_tiles() -> None:
+    class Scarce(FusedIMDN):
+        def _launch(self, plan: gpu.Plan) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    module, image = network(), picture(30, 30, 3)
+    fused = Scarce(module, device="cpu", dtype=torch.float32, output=torch.float32)
+    np.testing.assert_array_equal(upscale(module, image, fused=fused).image, upscale(module, image).image)
+    assert not fused._kept
+
+
+def predictor(module: IMDN, precision: str) -> SRPredictor:
+    options = SROptions()
+    return SRPredictor.open(find("imdn-x2"), module, device=torch.device("cpu"), precision=precision, options=options)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_prediction_uses_the_engine_for_colours_gray_and_alpha(channels: int) -> None:
+    model, plain = predictor(network(0), "fp16"), predictor(network(1), "fp32")
+    assert model._fused is None, "a CPU has no use for it"
+    model._fused = on_cpu(network(1))
+    image = picture(20, 26, channels)
+    result, expected = model.predict(image), plain.predict(image)
+    assert (result.tiles, result.exact, result.notes) == (1, True, ())
+    assert np.abs(result.pixels.astype(int) - expected.pixels).max() <= 1
+
+
+def test_what_overflows_in_the_engine_is_computed_again_in_fp32() -> None:
+    image, model, broken = picture(16, 16, 3), predictor(network(), "fp16"), network()
+    expected = predictor(network(), "fp32").predict(image).pixels
+    broken.fea_conv.weight.mul_(1e6)  # type: ignore[operator, union-attr]
+    model._fused = on_cpu(broken, torch.float16)
+    result = model.predict(image)
+    np.testing.assert_array_equal(result.pixels, expected)
+    assert any("computed again in fp32" in note for note in result.notes)
+
+
+def test_an_engine_is_taken_only_if_it_fits_and_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert backends.fused_if_right(network(), cpu, torch.float32)
+    assert backends.fused_if_right(network(), cpu, torch.float16)
+    assert backends.fused_if_right(IMDN(2, channels=32, blocks=1).eval(), cpu, torch.float32) is None
+    assert backends.fused_if_right(IMDN_AS(blocks=1).eval(), cpu, torch.float32) is None
+    right = gpu.conv3x3
+    monkeypatch.setattr(gpu, "conv3x3", lambda x, w, *rest, **options: right(x, 1.2 * w, *rest, **options))
+    assert backends.fused_if_right(network(), cpu, torch.float16) is None
+
+
+def test_an_engine_that_cannot_run_here_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise ValueError("out of resource: shared memory")
+
+    monkeypatch.setattr(gpu, "conv3x3", refused)
+    assert backends.fused_if_right(network(), torch.device("cpu"), torch.float32) is None
+
+
+def test_maps_that_the_kernels_cannot_address_are_said_beforehand() -> None:
+    engine = on_cpu(network())
+    assert engine.fits(4096, 4096)
+    assert not engine.fits(8192, 4096)
+
+
+@pytest.mark.gpu
+def test_prediction_on_cuda_is_fused_near_fp32_and_near_its_own_tiles() -> None:
+    image = picture(45, 80, 3).repeat(4, axis=0).repeat(4, axis=1)
+    exact = zoo_core.load("imdn-x4", device="cuda", precision="fp32", offline=True).predict(image).pixels
+    model = zoo_core.load("imdn-x4", device="cuda", offline=True)
+    assert model.precision == "fp16"
+    results = [model.predict(image) for _ in range(3)]
+    assert model._fused is not None  # type: ignore[attr-defined]
+    assert all(np.array_equal(results[0].pixels, r.pixels) for r in results), "launched and replayed: the same bits"  # type: ignore[attr-defined]
+    tiled = zoo_core.load("imdn-x4", device="cuda", tile=64, offline=True).predict(image)
+    assert tiled.as_dict()["tiles"] > 1
+    for pixels in (exact, tiled.pixels):  # type: ignore[attr-defined]
+        apart = results[0].pixels.astype(float) - pixels  # type: ignore[attr-defined]
+        assert np.abs(apart).max() <= 4
+        assert np.sqrt(np.square(apart).mean()) < 0.3
+    other = model.predict(image[:50, :70])  # a graph is of one size
+    assert other.as_dict()["size"] == [280, 200]
 
 
 @pytest.mark.gpu

@@ -201,6 +201,12 @@ def test_overflow_is_an_error_and_no_black_image():
         tiling.upscale(network, picture(40, 40))
 
 
+def test_large_values_are_no_overflow():
+    network = lively("small")
+    network.upsampler[0].bias.data.fill_(3e38)  # finite, but the sum of two is not
+    assert (tiling.upscale(network, picture(40, 40)).image == 255).all()
+
+
 @given(height=st.integers(1, 4000), width=st.integers(1, 4000))
 @settings(max_examples=50, deadline=None)
 def test_the_automatic_tiles_cost_at_most_15_percent_more_work(height, width):

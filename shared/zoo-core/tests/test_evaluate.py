@@ -77,3 +77,42 @@ def test_pairs_cancel_what_both_find_hard() -> None:
     assert paired([math.inf, 1.0], [math.inf, 2.0])[0] == -0.5
     with pytest.raises(ValueError, match="cannot be paired"):
         paired([1.0], [1.0, 2.0])
+
+
+def test_weights_make_a_mean_of_means_one_over_all() -> None:
+    """A rate over words is not the mean of the rates of lines: a line of nine words weighs nine times one of one."""
+    way = Way.of("ours", {"wer": [1.0, 0.0, 0.7]}, weights={"wer": [1, 9, 0]})
+    assert way.metrics == {"wer": pytest.approx(0.1)}
+    interval = bootstrap_mean([1.0, 0.0], weights=[1, 9])
+    assert (interval.low, interval.high) == (0.0, 1.0)
+    assert all(math.isnan(bound) for bound in bootstrap_mean([1.0], weights=[0]))
+    assert bootstrap_mean([1.0, 2.0, 4.0]) == bootstrap_mean([1.0, 2.0, 4.0], weights=[1, 1, 1])
+
+
+def test_groups_are_drawn_whole() -> None:
+    """Twenty lines of each of ten hands say as much of other hands as ten figures do, not as two hundred."""
+    rng = np.random.default_rng(3)
+    hands = rng.normal(10, 2, 10)
+    lines = np.repeat(hands, 20) + rng.normal(0, 0.1, 200)
+    labels = [f"hand {i // 20}" for i in range(200)]
+    of_lines, of_hands = bootstrap_mean(lines.tolist()), bootstrap_mean(lines.tolist(), groups=labels)
+    few = bootstrap_mean(hands.tolist())
+    assert of_hands.high - of_hands.low == pytest.approx(few.high - few.low, rel=0.1)
+    assert of_hands.high - of_hands.low > 3 * (of_lines.high - of_lines.low)
+
+
+def test_a_difference_says_how_surprising_it_is() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.normal(0, 1, 60)
+    assert paired(noise.tolist(), [0.0] * 60).p > 0.05
+    assert paired((noise + 1).tolist(), [0.0] * 60).p == pytest.approx(2 / 10_000)
+    labels = [str(i % 2) for i in range(60)]
+    assert paired((noise + 1).tolist(), [0.0] * 60, groups=labels).negative == int((noise + 1 < 0).sum())
+
+
+def test_a_report_shows_some_metrics_and_gives_all() -> None:
+    ways = {"cer": [0.5], "wer": [1.0]}
+    report = Report("m", "d", "p", ("a",), Way.of("ours", ways), shown=("cer",), more={"lines": 1})
+    assert report.table()[0] == ["way", "cer", "95 % of the mean", "ours minus this"]
+    data = report.as_dict()
+    assert (data["wer"], data["lines"]) == (1.0, 1)

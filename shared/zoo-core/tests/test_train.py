@@ -245,6 +245,19 @@ def test_optimisers_survive_a_checkpoint(make: Callable[[Any], torch.optim.Optim
     assert torch.equal(one, two)
 
 
+def test_restored_moments_lie_in_memory_as_their_parameters_do() -> None:
+    # the fused optimisers refuse anything else, which only a GPU run would show
+    weight = nn.Parameter(torch.rand(4, 3, 3, 3).contiguous(memory_format=torch.channels_last))
+    optimizer = torch.optim.Adam([weight])
+    weight.square().sum().backward()
+    optimizer.step()
+    tensors, rest = optimizer_state(optimizer)
+    other = torch.optim.Adam([weight])
+    restore_optimizer(other, {name: tensor.contiguous() for name, tensor in tensors.items()}, rest)
+    assert other.state[weight]["exp_avg"].stride() == weight.stride()
+    assert torch.equal(other.state[weight]["exp_avg"], optimizer.state[weight]["exp_avg"])
+
+
 def test_generators_go_through_json() -> None:
     import json
 

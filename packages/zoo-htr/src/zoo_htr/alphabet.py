@@ -60,6 +60,16 @@ class Alphabet:
             at += len(symbol)
         return indices
 
+    def index(self, symbol: str) -> int:
+        """Return the index of one symbol, such as " ", which `encode` would strip.
+
+        Raises:
+            UsageError: it is not in the alphabet.
+        """
+        if symbol not in self._index:
+            raise UsageError(f"{symbol!r} is not in the alphabet.")
+        return self._index[symbol]
+
     def decode(self, indices: Sequence[int]) -> str:
         """Return the text of indices; blanks vanish, repeats stay."""
         return "".join(self.symbols[i] for i in indices)

@@ -49,6 +49,29 @@ class HTROptions(Options):
     suffix: str | None = Field(
         default=None, max_length=100, description="What is added to the name of the input; default nothing."
     )
+    decoder: Literal["greedy", "beam"] = Field(
+        default="greedy",
+        description="greedy: what the network sees, symbol by symbol. beam: a search that also asks a language model.",
+    )
+    lm: str = Field(
+        default="auto", description="Its n-grams: auto (French and English, weighed by the page), fr, en, none, a file."
+    )
+    beam_width: int = Field(default=16, ge=1, le=1000, description="How many texts the beam search keeps.")
+    lexicon: Path | None = Field(
+        default=None, description="Words, one a line, that the beam search prefers; others stay possible."
+    )
+    charset: str | None = Field(
+        default=None, max_length=500, description="Characters that may be read, such as 0-9/ or A-Za-z ."
+    )
+    choices: Path | None = Field(
+        default=None, description="All texts that a line can have, one a line; the likeliest of them is taken."
+    )
+    correct: bool = Field(
+        default=False, description="Let the language model change what greedy is unsure of; results keep both texts."
+    )
+    calibration: Path | None = Field(
+        default=None, description="Confidences as python -m zoo_htr.calibrate fitted them; default those of the model."
+    )
     deterministic: bool = Field(
         default=False, description="Read every line by itself: the same bits whatever else is on the page; slower."
     )

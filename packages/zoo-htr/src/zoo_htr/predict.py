@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -26,9 +25,10 @@ from zoo_core.options import Options
 from zoo_core.predict import DTYPES, Predictor, Progress, as_source, silent
 from zoo_htr import kraken, normalise
 from zoo_htr.cutting import Cut, cut, uncut
+from zoo_htr.decode import Decoder
 from zoo_htr.finding import find_lines, has_several_lines
 from zoo_htr.finding.ink import is_light_on_dark
-from zoo_htr.greedy import greedy_lines
+from zoo_htr.fingerprint import fingerprint
 from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.options import HTROptions
 from zoo_htr.pages.document import Document, PageJob, count_pages, open_document
@@ -40,7 +40,6 @@ from zoo_htr.pages.pictures import Gray, Picture, as_gray
 from zoo_htr.pages.points import corners
 from zoo_htr.pages.read import kind_of
 from zoo_htr.pages.written import Provenance
-from zoo_htr.reading import Reading
 from zoo_htr.recognise import LineReader
 from zoo_htr.result import HTRResult, PageResult, drawing_name, file_name
 
@@ -48,8 +47,6 @@ LOG = logging.getLogger("zoo_htr")
 LINE_HEIGHT_PX = 256  # a picture as low as that is one line
 LINE_ASPECT = 5.0  # so is one as wide as that for its height
 _EMPTY = Page(())
-
-Decode = Callable[[Sequence[Tensor]], list[Reading]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +83,7 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         network = cast(HTRJAND, module)
         quick = network if precision == "fp32" else copy.deepcopy(network).to(DTYPES[precision])
         self._reader = LineReader(quick, device=device, deterministic=options.deterministic)
-        self._decode = decoder(options, network)
+        self._decoder = Decoder.by_options(entry, network, options)
         self._table = read_table(options.image_map) if options.image_map else None
 
     @classmethod
@@ -162,7 +159,7 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         """Decode the lines and put them on their pages."""
         pages, notes = [], list(item.notes)
         for number, (page, log_probs) in enumerate(output.pages, start=1):
-            read = iter(self._decode(log_probs))
+            read = iter(self._decoder.read(log_probs))
             readings = tuple(next(read) if made is not None else None for made in page.cuts)
             pages.append(
                 PageResult(
@@ -278,24 +275,10 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         settings = (
             ("weights", fingerprint(self.module)),
             ("normaliser", str(normalise.VERSION)),
-            ("decoder", "greedy"),
-            ("language model", "none"),
+            ("decoder", self._decoder.decoder),
+            ("language model", self._decoder.language.name if self._decoder.language else "none"),
         )
         return Provenance("zoo-htr", version("zoo-htr"), self.manifest.id, settings)
-
-
-def decoder(options: HTROptions, network: HTRJAND) -> Decode:
-    """Return what turns the log-probabilities (T, V) of lines into readings, as the options ask."""
-    return lambda log_probs: greedy_lines(log_probs, network.alphabet)
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Return 16 hex digits that stand for the weights, whatever file they came in."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _cut(page: Gray, line: Line, notes: list[str]) -> Cut | None:

@@ -45,12 +45,16 @@ class Reading:
         confidence: of the line, in [0, 1]; 1 minus the share of characters that are expected to be wrong.
         score: log probability that the decoder gives the text, in nats; comparable within one line only.
         others: the next best texts and their scores, best first.
+        word_confidences: of each word, in order, if a calibration knows better than the characters' mean.
+        before: what was read before post-correction changed it; empty if it did not.
     """
 
     chars: tuple[Char, ...]
     confidence: float
     score: float
     others: tuple[tuple[str, float], ...] = ()
+    word_confidences: tuple[float, ...] = ()
+    before: str = ""
 
     @property
     def text(self) -> str:
@@ -58,8 +62,9 @@ class Reading:
         return "".join(char.text for char in self.chars)
 
     def words(self) -> Iterator[Word]:
-        """Yield what stands between blanks; a word's confidence is the geometric mean of its characters'."""
+        """Yield what stands between blanks; uncalibrated confidences are geometric means of the characters'."""
         kept: list[Char] = []
+        calibrated = iter(self.word_confidences)
         for char in (*self.chars, Char(" ", 1.0, 0, 0)):
             if char.text != " ":
                 kept.append(char)
@@ -68,5 +73,6 @@ class Reading:
                 for part in kept:
                     product *= max(part.confidence, 1e-9)
                 text = "".join(part.text for part in kept)
-                yield Word(text, product ** (1 / len(kept)), kept[0].start, kept[-1].end, tuple(kept))
+                sure = next(calibrated, product ** (1 / len(kept)))
+                yield Word(text, sure, kept[0].start, kept[-1].end, tuple(kept))
                 kept = []

@@ -280,5 +280,6 @@ def _record(source: str, page: int, written: WrittenLine, reading: Reading | Non
             for char in (reading.chars if reading else ())
         ],
         "others": [[text, round(score, 3)] for text, score in (reading.others if reading else ())],
+        "before_correction": (reading.before or None) if reading else None,
         "angle": round(cut.angle_degrees, 2) if cut else None,
     }

@@ -1,18 +1,24 @@
-"""Faster engines for the stages of IMDN, and which of them is the default: the fastest that is there and agrees.
+"""Faster engines for IMDN, and which of them is the default: the fastest that is there and agrees.
 
-`Packed` runs on any CPU build of PyTorch with oneDNN, needs no warm-up and nothing installed. Engines that convert the
-network first (openvino, onnxruntime, inductor) are ways of `zoo bench` only: OpenVINO is up to 1.2 times as fast, the
-others are not, and all take seconds before the first image and know nothing of tiles (docs/benchmarks.md has figures).
+On a CPU it is `Packed`, for any build of PyTorch with oneDNN: it needs no warm-up and nothing installed. Engines that
+convert the network first (openvino, onnxruntime, inductor) are ways of `zoo bench` only. They take seconds before the
+first image and know nothing of tiles; OpenVINO runs the same oneDNN convolutions, so stage by stage, as tiles need it,
+it is slower than `Packed`: every stage copies its maps in and out. `tools/bench_stages.py` measures that, and
+docs/benchmarks.md has the figures of whole images.
+
+On CUDA in fp16 an image that is one tile goes through `FusedIMDN`; everything else is plain PyTorch.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from zoo_sr.gpu import FusedIMDN
 from zoo_sr.imdn import IMDN, SLOPE
 from zoo_sr.stages import Stages
 
@@ -20,7 +26,8 @@ _LEAKY = ("leaky_relu", [SLOPE])
 _NOTHING: tuple[str, list[float]] = ("none", [])
 _TYPICAL_SIZE = [180, 320]  # oneDNN arranges a weight for a size; at another it rearranges it, in microseconds
 # Largest difference from plain PyTorch on the check image, in parts of the largest value: another order of rounding.
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+_SIZES = 2  # landscape and portrait; each holds 1.6 kB a pixel of the input
 
 
 @dataclass(frozen=True)
@@ -115,9 +122,9 @@ class Packed(Stages):
         c5 = self.blocks[i].c5
         return PackedConvolution.of(c5.weight * gate[None, :, None, None], c5.bias).plus(u, h)
 
-    def mix(self, i: int, h: Tensor) -> Tensor:
+    def mix(self, i: int, h: Tensor, mixed: Tensor | None) -> Tensor:
         """See `Stages.mix`."""
-        return self._mix[i](h)
+        return self._mix[i](h) if mixed is None else self._mix[i].plus(h, mixed)
 
     def tail(self, mixed: Tensor, f0: Tensor) -> Tensor:
         """See `Stages.tail`."""
@@ -160,6 +167,45 @@ def fastest(network: IMDN) -> Stages:
     return packed if agrees else plain
 
 
+def whole_image(network: IMDN, precision: str) -> FusedIMDN | None:
+    """Return the fused engine for images of one tile if this is its place (CUDA, fp16) and it agrees; else None.
+
+    It compiles its kernels here, to compare: seconds the first time on a machine, which Triton's cache on disk spares
+    the next time. Ask when there is an image for it.
+
+    Args:
+        network: in fp32, on the device to compute on. Its weights are copied.
+        precision: that was asked for; the engine is for "fp16".
+    """
+    device = next(network.parameters()).device
+    if device.type != "cuda" or precision != "fp16":
+        return None
+    return fused_if_right(network, device, torch.float16)
+
+
+def fused_if_right(network: IMDN, device: torch.device, dtype: torch.dtype) -> FusedIMDN | None:
+    """Return the fused engine if it fits the network and runs and agrees here; else None.
+
+    Older GPUs lack what Triton or the kernels' tiles need, and say so in errors of many types.
+
+    Args:
+        network: in fp32.
+        device: to compute on; the kernels' plain references run on a CPU.
+        dtype: of maps and weights.
+    """
+    image = torch.linspace(0, 40, 3 * 48 * 40).sin().mul(0.5).add(0.5).view(1, 3, 48, 40)
+    try:
+        engine = FusedIMDN(network, device=device, dtype=dtype, output=torch.float32, sizes=_SIZES)
+        with torch.inference_mode():
+            result = engine(image.to(dtype)).cpu()
+            expected = copy.deepcopy(network).cpu()(image)
+    except Exception:
+        return None
+    engine.forget()
+    agrees = (result - expected).abs().max() <= _TOLERANCE[dtype] * expected.abs().max()
+    return engine if bool(agrees) else None
+
+
 def _agree(plain: Stages, other: Stages, like: Tensor) -> bool:
     """Compare two engines on the first block and the tail, with a fixed image of 48 x 40 pixels."""
     with torch.inference_mode():
@@ -170,7 +216,7 @@ def _agree(plain: Stages, other: Stages, like: Tensor) -> bool:
         for stages in (plain, other):
             u = stages.parts(0, h)
             closed = stages.close(0, u, gate, h)
-            result = stages.tail(stages.mix(0, closed), h).float()
+            result = stages.tail(stages.mix(0, closed, h), h).float()
             if stages is plain:
                 expected = result
         scale = expected.abs().max()

@@ -1,27 +1,35 @@
-"""IMDN in half precision on CUDA: fused kernels, statistics in fp32, one CUDA graph per image size.
+"""IMDN in half precision on CUDA: fused kernels, statistics in fp32, one CUDA graph per image size that comes twice.
 
 The network in 34 launches on channel-last fp16 maps with a zero border (`zoo_core.kernels`). A convolution writes its
 distilled channels to their place in u and the others to a map of their own, the last one of a block also computes the
 gates, which are folded into the weight of the layer after them; activations and residuals happen before a result
 leaves its kernel. Every sum is fp32.
+
+A graph belongs to one size. Capturing it launches every kernel once more, so it saves nothing on the image that it is
+captured for. The first image of a size is therefore launched kernel by kernel, and a graph is captured when a second
+one comes: a folder of pictures of many sizes captures nothing; frames, and pictures of one camera, are replayed. Both
+give the same bits: the kernels are the same.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
 from zoo_core.kernels.conv3x3 import conv3x3, conv3x3_gate, conv3x3_shuffle, new_scratch, pack, pack_shuffle
-from zoo_core.kernels.maps import interior, new_maps
+from zoo_core.kernels.maps import COLUMNS_EXTRA, ELEMENTS_LIMIT, ROWS_EXTRA, interior, new_maps
 from zoo_core.kernels.pointwise import pointwise
 from zoo_sr.imdn import IMDB, IMDN, SLOPE
+
+_Size: TypeAlias = tuple[int, int, torch.dtype]  # height and width of the input, and its type
 
 CHANNELS = 64  # what the kernels' tiles are made for
 KEPT = CHANNELS // 4  # distilled by each of a block's convolutions
@@ -95,7 +103,7 @@ class FusedIMDN:
         self.device, self.dtype, self.output = torch.device(device), dtype, output
         self.scale = module.scale
         self._sizes = sizes
-        self._kept: OrderedDict[tuple[int, int, torch.dtype], tuple[Plan, Callable[[], None]]] = OrderedDict()
+        self._kept: OrderedDict[_Size, tuple[Plan, Callable[[], None] | None]] = OrderedDict()
         self._head = self._packed(head, inputs=PIXEL_CHANNELS)
         self._blocks = [self._block(block) for block in module.blocks()]
         self._collect = self._pointwise(cast(nn.Conv2d, module.c[0]))
@@ -113,7 +121,12 @@ class FusedIMDN:
             (N, 3, scale H, scale W) of the type `output`, on the engine's device.
         """
         count, _, height, width = images.shape
-        plan, run = self.plan(height, width, images.dtype)
+        size = (height, width, images.dtype)
+        if count > 1 or size in self._kept:
+            plan, run = self.plan(*size)
+        else:
+            plan = self._buffers(*size)
+            run = partial(self._launch, plan)
         results = torch.empty(count, *plan.output.shape, dtype=self.output, device=self.device)
         for image, result in zip(images, results, strict=True):
             plan.image.copy_(image)
@@ -121,35 +134,57 @@ class FusedIMDN:
             result.copy_(plan.output)
         return results
 
+    def fits(self, height: int, width: int) -> bool:
+        """Whether the kernels can address maps of this size; whether memory suffices is another question."""
+        return (height + ROWS_EXTRA) * (width + COLUMNS_EXTRA) * CHANNELS < ELEMENTS_LIMIT
+
+    def forget(self) -> None:
+        """Give the memory of all sizes back."""
+        self._kept.clear()
+
     def plan(self, height: int, width: int, dtype: torch.dtype) -> tuple[Plan, Callable[[], None]]:
         """Return the buffers of an image size, and what fills `output` from `image`: on CUDA the replay of a graph.
 
-        Made at the first use of a size, which also compiles the kernels: seconds the first time on a machine.
+        The graph is captured at the first call for a size, which also compiles the kernels: seconds the first time on
+        a machine.
         """
-        key = (height, width, dtype)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        while len(self._kept) >= self._sizes:
-            self._kept.popitem(last=False)
-        plan = self._allocated(height, width, dtype)
-        run: Callable[[], None] = partial(self._run, plan)
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):
-                    run()  # compiles the kernels, which a capture could not
-                torch.cuda.current_stream().wait_stream(stream)
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    run()
-            run = graph.replay
-        self._kept[key] = plan, run
+        plan = self._buffers(height, width, dtype)
+        run = self._kept[height, width, dtype][1]
+        if run is None:
+            run = self._captured(plan) if self.device.type == "cuda" else partial(self._launch, plan)
+            self._kept[height, width, dtype] = plan, run
         return plan, run
 
+    def _buffers(self, *size: *_Size) -> Plan:
+        """Return the buffers of a size, which is now the last one to be forgotten."""
+        if size not in self._kept:
+            while len(self._kept) >= self._sizes:
+                self._kept.popitem(last=False)
+            self._kept[size] = self._allocated(*size), None
+        self._kept.move_to_end(size)
+        return self._kept[size][0]
+
+    def _captured(self, plan: Plan) -> Callable[[], None]:
+        """Record a graph; return its replay."""
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self._run(plan)  # compiles the kernels, which a capture could not
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._run(plan)
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    def _launch(self, plan: Plan) -> None:
+        """Launch the network once on the engine's device, which need not be the current one."""
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            self._run(plan)
+
     def _run(self, b: Plan) -> None:
-        """Launch the network once; IMDN.forward, layer by layer, on the buffers."""
+        """IMDN.forward, layer by layer, on the buffers."""
         colours = interior(b.pixels)[..., :3]
         if b.image.dtype == torch.uint8:
             torch.div(b.image.permute(1, 2, 0), 255, out=colours)

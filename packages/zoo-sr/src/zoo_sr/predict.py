@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -23,7 +24,8 @@ from zoo_core.options import Options
 from zoo_core.predict import DTYPES, Predictor, Progress, as_source, silent
 from zoo_sr import framing
 from zoo_sr.alpha import bleed, is_binary
-from zoo_sr.backends import fastest
+from zoo_sr.backends import fastest, whole_image
+from zoo_sr.gpu import FusedIMDN
 from zoo_sr.imdn import IMDN
 from zoo_sr.options import SROptions
 from zoo_sr.resize import resize
@@ -84,6 +86,11 @@ class SRPredictor(Predictor[Image, list[Planes], Enlarged]):
         # the fp32 module stays: what overflows in half precision is computed again with it
         self._quick = module if precision == "fp32" else copy.deepcopy(module).to(DTYPES[precision])
         self._stages = fastest(self._quick) if isinstance(self._quick, IMDN) else None
+
+    @cached_property
+    def _fused(self) -> FusedIMDN | None:
+        """The engine for images of one tile, made for the first of them: on a GPU that means to compile."""
+        return whole_image(self.module, self.precision) if isinstance(self.module, IMDN) else None
 
     @classmethod
     def check(cls, entry: CatalogEntry, options: Options) -> None:
@@ -248,8 +255,12 @@ class SRPredictor(Predictor[Image, list[Planes], Enlarged]):
         way = plan(module, height, width, tile=self.options.tile, wrap=wrap)
         result = np.empty((*way.output_shape, channels), dtype)
         output: Output = "float32" if channels == 1 else cast(Output, dtype.name)
-        stages = self._stages if module is self._quick else None
-        for top, band in bands(module, image, way=way, output=output, wrap=wrap, stages=stages, progress=work.step):
+        quick = module is self._quick
+        stages = self._stages if quick else None
+        fused = self._fused if quick and way.tiles == 1 else None
+        for top, band in bands(
+            module, image, way=way, output=output, wrap=wrap, stages=stages, fused=fused, progress=work.step
+        ):
             values = cast(Pixels, band if channels == 3 else band.mean(axis=2, keepdims=True))
             result[top : top + len(band)] = _rounded(values, dtype)
         work.finish_run(way.tiles)

@@ -109,12 +109,16 @@ class Stages:
         c5 = self.blocks[i].c5
         return functional.conv2d(u, c5.weight * gate[None, :, None, None], c5.bias).add_(h)
 
-    def mix(self, i: int, h: Tensor) -> Tensor:
-        """What the output h of block i adds to the 1x1 layer over all blocks' outputs, pixel by pixel: (1, C, h, w)."""
+    def mix(self, i: int, h: Tensor, mixed: Tensor | None) -> Tensor:
+        """What h of block i adds to the sum (1, C, h, w) of the 1x1 layer over all blocks' outputs, pixel by pixel.
+
+        `mixed` is the sum so far, None for the first block; it is not changed. Bias and activation come in `tail`.
+        """
         channels = self.geometry.channels
-        return functional.conv2d(h, self.mixer.weight[:, i * channels : (i + 1) * channels])
+        added = functional.conv2d(h, self.mixer.weight[:, i * channels : (i + 1) * channels])
+        return added if mixed is None else added.add_(mixed)
 
     def tail(self, mixed: Tensor, f0: Tensor) -> Tensor:
-        """The sum of all `mix` and f0 to the image (1, 3, spread h, spread w). Wrong within 2 pixels of an edge."""
+        """The last `mix` and f0 to the image (1, 3, spread h, spread w). Wrong within 2 pixels of an edge."""
         deep = self.network.LR_conv(leaky(mixed + self.mixer_bias[:, None, None])) + f0
         return cast(Tensor, self.network.upsampler(deep))

@@ -39,7 +39,8 @@ class Map(Protocol):
 class MemoryMap:
     """A map in memory, of the computing device or of the host.
 
-    A region that is the whole map is handed in and out without a copy.
+    A region that is the whole map is handed in and out without a copy, full-width rows are handed out without one.
+    What was read is not to be changed.
     """
 
     def __init__(
@@ -78,8 +79,9 @@ def _packed(values: Tensor) -> Tensor:
     The layout matters: on another one convolutions take another path and round differently.
     """
     _, channels, height, width = values.shape
-    if values.stride() == (height * width * channels, 1, width * channels, channels):
-        return values
+    strides = (height * width * channels, 1, width * channels, channels)
+    if values.stride()[1:] == strides[1:]:
+        return values.as_strided(values.shape, strides)  # there is one image: its stride says nothing
     pixels = torch.empty((1, height, width, channels), dtype=values.dtype, device=values.device)
     return pixels.permute(0, 3, 1, 2).copy_(values)
 

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from zoo_core.errors import UsageError, ZooError
+from zoo_sr.gpu import FusedIMDN
 from zoo_sr.imdn import IMDN
 from zoo_sr.regions import Grid, Region
 from zoo_sr.source import Output, Quantiser, Source, padded_indices
 from zoo_sr.stages import BLOCK_HALO_PX, HEAD_HALO_PX, TAIL_HALO_PX, Geometry, Stages
 from zoo_sr.storage import FileMap, Map, MemoryMap, free_disk_bytes, free_memory_bytes, no_room, scratch_folder
-from zoo_sr.sweep import Band, Straight, Sweep
+from zoo_sr.sweep import Band, Finish, Straight, Sweep, all_finite, not_finite
 
 LEAST_TILE_PX = 32
 Place = Literal["device", "host", "file"]
@@ -147,6 +148,7 @@ def upscale(
     output: Output = "uint8",
     wrap: bool = False,
     stages: Stages | None = None,
+    fused: FusedIMDN | None = None,
     scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Upscaled:
@@ -164,6 +166,8 @@ def upscale(
             value over that of white.
         wrap: the image is a seamless texture, and the result is one.
         stages: a faster engine for the network's stages; default: plain PyTorch.
+        fused: the network in an engine that takes an image as a whole, with floating output; does the plans of one
+            tile, seamless textures apart, if its memory suffices.
         scratch: folder of temporary files; default $TMPDIR, else /var/tmp.
         progress: called with (steps done, steps in all).
 
@@ -179,7 +183,15 @@ def upscale(
     way = plan(network, *image.shape[:2], tile=tile, memory_limit_bytes=memory_limit_bytes, wrap=wrap)
     result: NDArray[np.generic] = np.empty((0, 0, 3), output)
     for top, pixels in bands(
-        network, image, way=way, output=output, wrap=wrap, stages=stages, scratch=scratch, progress=progress
+        network,
+        image,
+        way=way,
+        output=output,
+        wrap=wrap,
+        stages=stages,
+        fused=fused,
+        scratch=scratch,
+        progress=progress,
     ):
         if pixels.shape[:2] == way.output_shape:
             return Upscaled(pixels, way)
@@ -197,6 +209,7 @@ def bands(
     output: Output = "uint8",
     wrap: bool = False,
     stages: Stages | None = None,
+    fused: FusedIMDN | None = None,
     scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Band]:
@@ -211,6 +224,7 @@ def bands(
         output: see `upscale`.
         wrap: see `upscale`.
         stages: see `upscale`.
+        fused: see `upscale`.
         scratch: see `upscale`.
         progress: see `upscale`.
     """
@@ -222,6 +236,14 @@ def bands(
     margin = geometry.spread * geometry.reach_px if wrap else 0
     wanted = Region(margin, margin, margin + way.output_shape[0], margin + way.output_shape[1])
     finish = Quantiser(output, geometry.peak)
+    if fused and way.tiles == 1 and not source.padded and fused.fits(*image.shape[:2]):
+        with torch.inference_mode():
+            pixels = _at_once(fused, source, finish)
+        if pixels is not None:
+            if progress:
+                progress(1, 1)
+            yield Band(0, pixels)
+            return
     counter = _Counter(way.tiles * (1 + (len(network.blocks()) if isinstance(network, IMDN) else 0)), progress)
     with contextlib.ExitStack() as stack:
         if isinstance(network, IMDN):
@@ -250,6 +272,22 @@ def bands(
             if band is None:
                 return
             yield band
+
+
+def _at_once(fused: FusedIMDN, source: Source, finish: Finish) -> NDArray[np.generic] | None:
+    """The whole image through the fused engine; None if memory does not suffice, and then the engine holds none."""
+    height, width = source.image.shape[:2]
+    try:
+        values = fused(source.read(Region(0, 0, height, width)))
+    except torch.OutOfMemoryError:
+        values = None
+    if values is None:  # outside of the handler, whose traceback holds tensors
+        fused.forget()
+        torch.cuda.empty_cache()
+        return None
+    if not all_finite(values):
+        raise not_finite(fused.dtype)
+    return finish(values)
 
 
 class _Counter:

@@ -37,6 +37,8 @@ class Way:
         values: metric -> one figure an example, in the order of the report; empty for figures out of print.
         seconds: what the way itself took for all examples; None for figures out of print.
         note: what a reader should know of it.
+        weights: metric -> weight of each example in the mean, such as the words of a line; 1 where nothing is said.
+        groups: a label an example; those of one label, such as a writer, are drawn together in resampling.
     """
 
     name: str
@@ -44,26 +46,45 @@ class Way:
     values: Mapping[str, Sequence[float]] = field(default_factory=dict)
     seconds: float | None = None
     note: str = ""
+    weights: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    groups: Sequence[str] = ()
 
     @staticmethod
-    def of(name: str, values: Mapping[str, Sequence[float]], *, seconds: float | None = None, note: str = "") -> Way:
-        """Make a way whose figures are the means over the examples."""
-        metrics = {metric: float(np.mean(figures)) for metric, figures in values.items()}
-        return Way(name, metrics, values, seconds, note)
+    def of(
+        name: str,
+        values: Mapping[str, Sequence[float]],
+        *,
+        seconds: float | None = None,
+        note: str = "",
+        weights: Mapping[str, Sequence[float]] | None = None,
+        groups: Sequence[str] = (),
+    ) -> Way:
+        """Make a way whose figures are the means over the examples; nan for a metric whose weights are all 0."""
+        weights = weights or {}
+        metrics = {metric: _mean(figures, weights.get(metric)) for metric, figures in values.items()}
+        return Way(name, metrics, values, seconds, note, weights, groups)
 
     @property
     def intervals(self) -> dict[str, Interval]:
         """Bootstrap intervals of the means, for the metrics that have one figure an example."""
-        return {metric: bootstrap_mean(figures) for metric, figures in self.values.items()}
+        return {
+            metric: bootstrap_mean(figures, weights=self.weights.get(metric), groups=self.groups)
+            for metric, figures in self.values.items()
+        }
 
 
 class Difference(NamedTuple):
-    """Ours minus another way, example by example: the mean, its interval, and in how many examples it is negative."""
+    """Ours minus another way, example by example: the mean, its interval, and in how many examples it is negative.
+
+    `p` is the bootstrap's two-sided p value of no difference: twice the share of the resampled means that lie on the
+    other side of zero, at least 2 over their number.
+    """
 
     mean: float
     low: float
     high: float
     negative: int
+    p: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -73,6 +94,14 @@ class Check:
     what: str
     passed: bool
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people: title, and rows of cells, the first one its head; columns but the first hold figures."""
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -90,6 +119,9 @@ class Report:
         checks: what must hold.
         facts: device, precision, versions, fingerprints: what a reader needs to get the same figures.
         digits: metric -> digits after the point in the table (4 where nothing is said).
+        shown: the metrics that the table shows; all if empty.
+        more: figures of ours that are no metric of an example, such as speed; they stand beside the metrics in JSON.
+        tables: what else people are shown, such as our figures by kind of example.
     """
 
     model: str
@@ -102,6 +134,9 @@ class Report:
     checks: tuple[Check, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     digits: Mapping[str, int] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
 
     @property
     def n(self) -> int:
@@ -130,7 +165,9 @@ class Report:
     def differences(self, other: Way) -> dict[str, Difference]:
         """Compare with another way over the same examples, metric by metric; empty for figures out of print."""
         return {
-            metric: paired(self.ours.values[metric], figures)
+            metric: paired(
+                self.ours.values[metric], figures, weights=self.ours.weights.get(metric), groups=self.ours.groups
+            )
             for metric, figures in other.values.items()
             if metric in self.ours.values
         }
@@ -154,6 +191,7 @@ class Report:
             "n": self.n,
             "seconds": round(self.seconds, 3),
             **self.metrics,
+            **self.more,
             "intervals": {metric: list(interval) for metric, interval in self.ours.intervals.items()},
             "against": ways,
             "checks": [{"what": c.what, "passed": c.passed, "detail": c.detail} for c in self.checks],
@@ -165,7 +203,7 @@ class Report:
 
     def table(self) -> list[list[str]]:
         """Return the table as rows of cells, the first one its head; every column but the first holds figures."""
-        decimals = {metric: self.digits.get(metric, 4) for metric in self.metrics}
+        decimals = {metric: self.digits.get(metric, 4) for metric in self.shown or self.metrics}
         head = ["way"]
         for metric in decimals:
             head += [metric, "95 % of the mean", "ours minus this"]
@@ -221,27 +259,47 @@ class Evaluate(Protocol):
         ...
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
+def bootstrap_mean(
+    values: Sequence[float],
+    seed: int = 0,
+    *,
+    weights: Sequence[float] | None = None,
+    groups: Sequence[str] = (),
+) -> Interval:
     """Return where the mean lies with 95 % confidence: percentiles of the means of 10,000 resamplings of the examples.
 
     With few examples it is too narrow (with 5, one true mean in six lies outside), yet it says more than none. It is
     (nan, nan) if there are no values, or some that are not finite.
+
+    Args:
+        values: one figure an example.
+        seed: of the resampling.
+        weights: of each example in the mean; 1 by default.
+        groups: a label an example; whole groups are resampled. By default each example is its own.
     """
-    figures = np.asarray(values, dtype=np.float64)
-    if not len(figures) or not np.isfinite(figures).all():
+    means = _resampled(values, seed, weights, groups)
+    if means is None:
         return Interval(math.nan, math.nan)
-    rng = np.random.default_rng(seed)
-    at_once = max(1, min(_DRAWS, _DRAWN_AT_ONCE // len(figures)))
-    means = [
-        figures[rng.integers(0, len(figures), (min(at_once, _DRAWS - first), len(figures)))].mean(axis=1)
-        for first in range(0, _DRAWS, at_once)
-    ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(low), float(high))
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Difference:
+def paired(
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    seed: int = 0,
+    *,
+    weights: Sequence[float] | None = None,
+    groups: Sequence[str] = (),
+) -> Difference:
     """Compare two ways on the same examples: what is hard for both cancels, so it tells more than two intervals do.
+
+    Args:
+        ours: one figure an example.
+        theirs: the other way's.
+        seed: of the resampling.
+        weights: as in `bootstrap_mean`.
+        groups: as in `bootstrap_mean`.
 
     Raises:
         ValueError: not as many figures on both sides.
@@ -250,8 +308,43 @@ def paired(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Dif
         raise ValueError(f"{len(ours)} figures cannot be paired with {len(theirs)}")
     # equal infinities (both exact) differ by nothing
     each = np.array([0.0 if a == b else a - b for a, b in zip(ours, theirs, strict=True)])
-    mean = float(each.mean()) if len(each) else math.nan
-    return Difference(mean, *bootstrap_mean(each.tolist(), seed), negative=int((each < 0).sum()))
+    means = _resampled(each.tolist(), seed, weights, groups)
+    mean, negative = _mean(each.tolist(), weights), int((each < 0).sum())
+    if means is None:
+        return Difference(mean, math.nan, math.nan, negative)
+    low, high = np.percentile(means, [2.5, 97.5])
+    other_side = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return Difference(mean, float(low), float(high), negative, min(1.0, 2 * max(other_side, 1) / len(means)))
+
+
+def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float:
+    if weights is None:
+        return float(np.mean(values)) if len(values) else math.nan
+    total = float(np.sum(weights))
+    return float(np.dot(values, weights)) / total if total else math.nan
+
+
+def _resampled(
+    values: Sequence[float], seed: int, weights: Sequence[float] | None, groups: Sequence[str]
+) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """Return the means of all resamplings; None where there is nothing to resample."""
+    figures = np.asarray(values, dtype=np.float64)
+    shares = np.ones(len(figures)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if not len(figures) or not np.isfinite(figures).all() or not shares.sum():
+        return None
+    sums = figures * shares
+    if len(groups):
+        labels = np.unique(np.asarray(groups), return_inverse=True)[1]
+        sums, shares = (np.bincount(labels, each).astype(np.float64) for each in (sums, shares))
+    rng = np.random.default_rng(seed)
+    at_once = max(1, min(_DRAWS, _DRAWN_AT_ONCE // len(sums)))
+    means = []
+    for first in range(0, _DRAWS, at_once):
+        drawn = rng.integers(0, len(sums), (min(at_once, _DRAWS - first), len(sums)))
+        total = shares[drawn].sum(axis=1)
+        # a draw without any weight, as of empty lines alone, has no mean
+        means.append(sums[drawn].sum(axis=1)[total > 0] / total[total > 0])
+    return np.concatenate(means)
 
 
 def _shortest(way: Way, metric: str) -> str:

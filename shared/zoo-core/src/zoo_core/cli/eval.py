@@ -81,6 +81,10 @@ def _describe(report: Report) -> Iterator[str]:
     yield f"{report.model} on {report.dataset}: n {report.n}, {report.seconds:.1f} s, protocol {report.protocol}"
     table = report.table()
     yield from output.aligned(table, right=[False, *[True] * (len(table[0]) - 1)])
+    for extra in report.tables:
+        yield ""
+        yield extra.title
+        yield from output.aligned(extra.rows, right=[False, *[True] * (len(extra.rows[0]) - 1)])
     yield from (f"note: {way.name}: {way.note}" for way in (*report.others, report.ours) if way.note)
     for check in report.checks:
         verdict = "holds" if check.passed else "FAILS"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -127,10 +128,14 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
 
 def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
     """Put back what `optimizer_state` took, after a way through JSON (lists that were tuples become tuples again)."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {int(parameter): dict(values) for parameter, values in rest["state"].items()}
     for key, value in tensors.items():
-        parameter, _, name = key.partition(".")
-        state.setdefault(int(parameter), {})[name] = value
+        number, _, name = key.partition(".")
+        like = parameters[int(number)]
+        # files keep no strides, and fused optimisers want those of the parameter (channels_last, say)
+        value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(number), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     for group, saved in zip(groups, rest["groups"], strict=True):
         for name, value in saved.items():

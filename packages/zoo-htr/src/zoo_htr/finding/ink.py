@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 
 Gray: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.uint8]  # 0 or 1
-WORKING_PX = 1600  # longest side at which lines are looked for: enough for a line distance of 15 px or more
+WORKING_PX = 1600  # longest side at which a page is looked at: enough for lines 15 px apart
 _PAPER_PX = 41  # wider than any stroke at that size
 _SLOPES = (-0.12, -0.09, -0.06, -0.03, 0.0, 0.03, 0.06, 0.09, 0.12)
 _BLOCK_PX = 32
 _SKEWED = 0.4
+_THICK_PX = 12  # lower than letters without ascenders at that distance of lines
 _FAINT = 0.08  # ink takes at least this share of the light
 
 
-def shrunk(page: Gray) -> tuple[Gray, float]:
-    """Return the page at the working size, and working pixels per pixel of the page (at most 1)."""
-    scale = min(1.0, WORKING_PX / max(page.shape))
+def shrunk(page: Gray, scale: float | None = None) -> tuple[Gray, float]:
+    """Return the page at the working size, or another one, and its pixels per pixel of the page (at most 1)."""
+    scale = min(1.0, WORKING_PX / max(page.shape) if scale is None else scale)
     if scale == 1.0:
         return page, 1.0
     size = max(1, round(page.shape[1] * scale)), max(1, round(page.shape[0] * scale))
@@ -82,6 +83,10 @@ def without_long_strokes(mask: Mask, length: float) -> Mask:
             runs = cv2.morphologyEx(level, cv2.MORPH_OPEN, np.ones((1, round(length)), np.uint8))
             flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
             long |= np.asarray(cv2.warpAffine(runs, shear, lying.shape[::-1], flags=flags), np.uint8)
+        # where it is as thick as letters are high, only a solid bar is no row of letters whose gaps were bridged
+        thick = np.asarray(cv2.morphologyEx(long, cv2.MORPH_OPEN, np.ones((_THICK_PX, 1), np.uint8)), np.uint8)
+        solid = cv2.blur(lying.astype(np.float32), (31, 5)) > 0.9
+        long &= (1 - thick) | solid.astype(np.uint8)
         long = np.asarray(cv2.dilate(long, np.ones((3, 3), np.uint8)), np.uint8)
         kept = kept & (1 - (long if across else long.T))
     mended = np.asarray(cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((5, 1), np.uint8)), np.uint8) & mask

@@ -37,12 +37,6 @@ def text_lines(root: Element) -> Iterator[Element]:
     return xml.descendants(root, "TextLine")
 
 
-def measurement_unit(root: Element) -> Unit:
-    """Return the unit of all coordinates."""
-    description = xml.child(root, "Description")
-    return "pixel" if description is None else _unit(xml.text_of(xml.child(description, "MeasurementUnit")), [])
-
-
 def _unit(text: str, notes: list[str]) -> Unit:
     said = text.strip().lower()
     for unit in get_args(Unit):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -56,6 +55,3 @@ def _sorted(boxes: np.ndarray) -> list[int]:
 
 def _box(line: Line) -> tuple[float, float, float, float] | None:
     return box_of(line.baseline) or box_of(line.polygon) or line.box
-
-
-__all__: Sequence[str] = ["by_place"]

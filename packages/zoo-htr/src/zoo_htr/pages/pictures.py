@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as pil
 
 from zoo_core.errors import InputError, MissingDependencyError
 from zoo_core.io.images import Frame, peek, read_image, sniff
@@ -42,16 +41,6 @@ Load: TypeAlias = Callable[[], Picture]
 def is_pdf(source: Source) -> bool:
     """Whether a file is a PDF, by its content."""
     return source.head(16).startswith(b"%PDF")
-
-
-def page_count(source: Source, *, dpi: int = PDF_DPI, max_pixels: int) -> int:
-    """Return how many pages a picture or a PDF has; an animation has one, its first frame.
-
-    Raises:
-        InputError: it cannot be used.
-        MissingDependencyError: a PDF, and pypdfium2 is not installed.
-    """
-    return len(pictures(source, dpi=dpi, max_pixels=max_pixels))
 
 
 def pictures(source: Source, *, dpi: int = PDF_DPI, max_pixels: int) -> list[Load]:
@@ -162,11 +151,6 @@ def _pdfium() -> Any:
             "Reading a PDF needs pypdfium2, which is not installed.", "pip install 'zoo-htr[pdf]'"
         ) from error
     return pypdfium2
-
-
-def to_pil(gray: Gray) -> pil.Image:
-    """Return a page as a Pillow image."""
-    return pil.fromarray(gray)
 
 
 def looks_like(source: Source) -> str | None:

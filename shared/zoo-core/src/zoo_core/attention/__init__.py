@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo_core.attention.atoms import Causal, Document, Padding, Prefix, Sink, Window
     from zoo_core.attention.biases import DenseBias, Distance, KeyBias, LowRank, alibi
     from zoo_core.attention.blockwise import Dense
     from zoo_core.attention.cache import DenseCache, RingCache
     from zoo_core.attention.call import Result
     from zoo_core.attention.dispatch import attend, explain
-    from zoo_core.attention.masks import Causal, Document, Padding, PerHead, Prefix, Sink, Window
+    from zoo_core.attention.masks import PerHead
+    from zoo_core.attention.merging import merge
     from zoo_core.attention.module import Attention
     from zoo_core.attention.plans import Plan
     from zoo_core.attention.positions import RoPE
@@ -22,52 +24,42 @@ if TYPE_CHECKING:
     from zoo_core.attention.stages import Decay
     from zoo_core.attention.taps import Taps
 
-_HOME = {
-    **dict.fromkeys(
-        (
-            "DenseBias",
-            "Distance",
-            "KeyBias",
-            "LowRank",
-            "alibi",
-        ),
-        "biases",
+_NAMES = {
+    "atoms": (
+        "Causal",
+        "Document",
+        "Padding",
+        "Prefix",
+        "Sink",
+        "Window",
     ),
-    **dict.fromkeys(("Dense",), "blockwise"),
-    **dict.fromkeys(
-        (
-            "DenseCache",
-            "RingCache",
-        ),
-        "cache",
+    "biases": (
+        "DenseBias",
+        "Distance",
+        "KeyBias",
+        "LowRank",
+        "alibi",
     ),
-    **dict.fromkeys(("Result",), "call"),
-    **dict.fromkeys(
-        (
-            "attend",
-            "explain",
-        ),
-        "dispatch",
+    "blockwise": ("Dense",),
+    "cache": (
+        "DenseCache",
+        "RingCache",
     ),
-    **dict.fromkeys(
-        (
-            "Causal",
-            "Document",
-            "Padding",
-            "PerHead",
-            "Prefix",
-            "Sink",
-            "Window",
-        ),
-        "masks",
+    "call": ("Result",),
+    "dispatch": (
+        "attend",
+        "explain",
     ),
-    **dict.fromkeys(("Attention",), "module"),
-    **dict.fromkeys(("Plan",), "plans"),
-    **dict.fromkeys(("RoPE",), "positions"),
-    **dict.fromkeys(("attention_map",), "spatial"),
-    **dict.fromkeys(("Decay",), "stages"),
-    **dict.fromkeys(("Taps",), "taps"),
+    "masks": ("PerHead",),
+    "merging": ("merge",),
+    "module": ("Attention",),
+    "plans": ("Plan",),
+    "positions": ("RoPE",),
+    "spatial": ("attention_map",),
+    "stages": ("Decay",),
+    "taps": ("Taps",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
     "Attention",
     "Causal",
@@ -93,6 +85,7 @@ __all__ = [
     "attend",
     "attention_map",
     "explain",
+    "merge",
 ]
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from zoo_core.attention.masks import FULL, Mask, Tiles, _three_valued
+from zoo_core.attention.masks import FULL, Mask, Tiles, three_valued
 from zoo_core.attention.values import Frozen, Pairs, Shape
 
 
@@ -43,7 +43,7 @@ class Blockwise(Mask):
         sums[:, :, 1:, 1:] = held.long().cumsum(2).cumsum(3)
         top, bottom = (i0 - low)[:, None], (i1 - low + 1)[:, None]
         count = sums[:, :, bottom, j1 + 1] - sums[:, :, top, j1 + 1] - sums[:, :, bottom, j0] + sums[:, :, top, j0]
-        return _three_valued(count == 0, count == (bottom - top) * (j1 + 1 - j0))
+        return three_valued(count == 0, count == (bottom - top) * (j1 + 1 - j0))
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class Circle2D(Mask):
         some_text = (tiles.first_query < self.text) | (tiles.first_key < self.text)
         all_text = (tiles.last_query < self.text) | (tiles.last_key < self.text)
         limit = self.radius**2
-        return _three_valued(
+        return three_valued(
             (near_x**2 + near_y**2 >= limit) & ~some_text,
             ((far_x**2 + far_y**2 < limit) & ~some_text) | all_text,
         )

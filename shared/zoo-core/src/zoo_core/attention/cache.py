@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from zoo_core.attention.atoms import Sink, Window
 from zoo_core.attention.biases import Bias
 from zoo_core.attention.dispatch import attend
-from zoo_core.attention.masks import Mask, Restricted, Sink, Window
+from zoo_core.attention.masks import Mask, Restricted
 
 
 class View(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from zoo_core.attention.atoms import Causal
 from zoo_core.attention.biases import Bias, as_bias
-from zoo_core.attention.masks import And, Causal, Mask, as_mask
+from zoo_core.attention.masks import And, Mask, as_mask
 from zoo_core.attention.values import ANY, Pairs
 
 Normalise = Literal["softmax", "none"]

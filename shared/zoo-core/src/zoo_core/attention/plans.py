@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo_core.attention.atoms import Sink, Window
 from zoo_core.attention.cache import Cache, DenseCache, HeadCache, RingCache
-from zoo_core.attention.masks import Mask, PerHead, Sink, Window
+from zoo_core.attention.masks import Mask, PerHead
 from zoo_core.errors import InputError
 from zoo_core.io.atomic import whole
 

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zoo_core.attention.masks import Causal
+from zoo_core.attention.atoms import Causal
 from zoo_core.attention.module import Attention
 from zoo_core.attention.plans import Head, Plan
 from zoo_core.attention.taps import Taps

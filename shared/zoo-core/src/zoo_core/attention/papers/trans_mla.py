@@ -20,8 +20,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from zoo_core.attention.atoms import Causal
 from zoo_core.attention.dispatch import attend
-from zoo_core.attention.masks import Causal, Mask
+from zoo_core.attention.masks import Mask
 from zoo_core.attention.module import Attention
 from zoo_core.attention.positions import RoPE
 from zoo_core.attention.report import Report, measure

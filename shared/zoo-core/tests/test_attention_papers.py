@@ -337,7 +337,7 @@ def test_latent_attention_of_a_smaller_rank_loses_what_the_report_says() -> None
     assert "left out: 12 directions" in str(report)
     rebuilt_keys = torch.einsum("hdr,nr->hdn", module.key_up, module.down(x.flatten(0, 1)))[::2].flatten(0, 1)
     rebuilt_values = torch.einsum("hdr,nr->hdn", module.value_up, module.down(x.flatten(0, 1)))[::2].flatten(0, 1)
-    lost = float((torch.cat([rebuilt_keys, rebuilt_values]) - latent).square().sum())
+    lost = float((torch.cat([rebuilt_keys, rebuilt_values]) - latent).detach().square().sum())
     assert lost == pytest.approx(sum(s**2 for s in report.discarded), rel=1e-9)
     assert report.cache_values == (32, 20)
     assert json.loads(json.dumps(report.as_dict()))["schema"] == "zoo-attn-report/1"

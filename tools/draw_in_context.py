@@ -110,7 +110,8 @@ def curves(record: dict[str, Any]) -> Iterator[str]:
         dashes = ' stroke-dasharray="2 4"' if colour == "black" else ""
         yield f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'
         y = upper + 14 + 16 * number
-        yield f'<line x1="{left + 150}" x2="{left + 174}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"{dashes}/>'
+        across = f'x1="{left + 150}" x2="{left + 174}" y1="{y}" y2="{y}"'
+        yield f'<line {across} stroke="{colour}" stroke-width="2"{dashes}/>'
         yield f'<text x="{left + 180}" y="{y + 4}">{name}</text>'
 
 
@@ -124,7 +125,8 @@ def maps(two: dict[str, Any]) -> Iterator[str]:
             for j, x in enumerate(row):
                 fade = round(255 * (1 - abs(x) / most))
                 colour = f"rgb({fade},{fade},255)" if x > 0 else f"rgb(255,{fade},{fade})"
-                yield f'<rect x="{left + side * j}" y="{60 + side * i}" width="{side}" height="{side}" fill="{colour}"/>'
+                corner = f'x="{left + side * j}" y="{60 + side * i}"'
+                yield f'<rect {corner} width="{side}" height="{side}" fill="{colour}"/>'
         yield f'<rect x="{left}" y="60" width="{5 * side}" height="{5 * side}" fill="none" stroke="#888888"/>'
         yield f'<text x="{left}" y="{60 + 5 * side + 20}">omega {two["omega"][head]:+.3f}</text>'
         yield f'<text x="{left}" y="{60 + 5 * side + 38}">mu {two["mu"][head]:+.3f}</text>'
@@ -138,6 +140,7 @@ def page(record: dict[str, Any]) -> str:
 
 
 def main() -> int:
+    """Run the study, or redraw what it found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--redraw", action="store_true")
     parser.add_argument("--check", action="store_true")

@@ -164,6 +164,8 @@ def filled(text: str) -> str:
 
     def made(match: re.Match[str]) -> str:
         name = match[1]
+        if name not in PARTS:  # another tool's
+            return match[0]
         return f"<!-- made: {name} -->\n\n{PARTS[name]()}\n\n<!-- end: {name} -->"
 
     return re.sub(r"<!-- made: ([\w -]+) -->\n.*?<!-- end: \1 -->", made, text, flags=re.DOTALL)

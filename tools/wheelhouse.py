@@ -1,7 +1,7 @@
 """Build the wheels of every workspace member into dist/ and check them: `uv run tools/wheelhouse.py`.
 
-A wheel may hold text, manifests, recipes, safetensors and n-grams (bytes that are checked, no code); at most 20 MiB; no pickle; each weight as its manifest says;
-golden examples (an input and its output) of at most 1 MiB each.
+A wheel may hold text, manifests, recipes, safetensors and n-grams (bytes that are checked, no code); at most 20 MiB; no
+pickle; each weight as its manifest says; golden examples (an input and its output) of at most 1 MiB each.
 """
 
 from __future__ import annotations

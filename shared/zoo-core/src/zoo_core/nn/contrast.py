@@ -16,6 +16,10 @@ def channel_statistics(u: Tensor) -> tuple[Tensor, Tensor]:
         mean and variance, both (N, C), fp32 (fp64 for fp64 input).
     """
     wide = u if u.dtype == torch.float64 else u.float()
+    if wide.device.type == "cpu":  # torch.var_mean takes 7 times as long there (1 x 64 x 180 x 320, one thread)
+        flat = wide.flatten(2)
+        mean = flat.mean(-1)
+        return mean, torch.linalg.vector_norm(flat - mean[..., None], dim=-1).square() / flat.shape[-1]
     variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0)
     return mean, variance
 

@@ -1,0 +1,117 @@
+"""torch's FlexAttention: tiles that a mask leaves empty are skipped; which they are is arithmetic, not a table.
+
+The tiles of a mask are kept for later calls; on CUDA the kernel is compiled once for a kind of mask and shapes. On CPU
+it runs uncompiled and forward only, to check what it would compute.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from dataclasses import replace
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo_core.attention.backends.sdpa import with_columns
+from zoo_core.attention.biases import DenseBias, Distance
+from zoo_core.attention.call import Call, Result, grouped
+from zoo_core.attention.masks import FULL, PARTIAL, TILE, Mask
+from zoo_core.attention.values import Pairs
+
+
+def refusal(call: Call) -> str:
+    """Return why it cannot run a call."""
+    try:
+        import torch.nn.attention.flex_attention  # noqa: F401
+    except ImportError:
+        return "this torch has no FlexAttention"
+    parts = call.bias.parts() if call.bias else ()
+    if call.device.type != "cuda" and call.grad:
+        return "FlexAttention has no backward on CPU"
+    if call.normalise != "softmax":
+        return "it always normalises by a softmax"
+    if "weights" in call.need or call.edits:
+        return "its scores and weights exist only inside the kernel"
+    if 0 in (*call.q.shape, *call.k.shape, *call.v.shape):
+        return "a size is 0"
+    if parts and call.scale <= 0:
+        return "the scale is not above 0"
+    if any(isinstance(part, DenseBias) for part in parts):
+        return "a bias given as a table is read whole anyway"
+    if call.grad and any(x.requires_grad for part in parts if isinstance(part, Distance) for x in part.tensors()):
+        return "it has no gradient of a decay that is learnt"
+    return ""
+
+
+def run(call: Call) -> Result:
+    """Compute a call."""
+    call = call.without_dead_keys()
+    parts = call.bias.parts() if call.bias else ()
+    decays = [part for part in parts if isinstance(part, Distance)]
+    if len(decays) < len(parts):
+        call = with_columns(call, tuple(part for part in parts if not isinstance(part, Distance)))
+    shared = call.key_heads == call.value_heads == grouped(call.q.shape[1], call.k.shape[1])
+    if not shared:
+        keys, values = call.per_query_head()
+        call = replace(call, k=keys, v=values)
+    shift = call.shift
+
+    def decayed(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        for part in decays:
+            score = score + part.at(Pairs(b, h, i, j, shift)).to(score.dtype)
+        return score
+
+    tiles = None
+    if call.mask is not None:
+        tiles = block_mask(call.mask, call.q.shape[2], call.k.shape[2], call.device)
+    out, lse = _kernel(
+        call, score_mod=decayed if decays else None, block_mask=tiles, enable_gqa=call.k.shape[1] < call.q.shape[1]
+    )
+    return Result(out, lse if "lse" in call.need else None)
+
+
+def _kernel(call: Call, **options: Any) -> tuple[Tensor, Tensor | None]:
+    from torch.nn.attention import flex_attention as flex
+
+    attention: Any = _compiled() if call.device.type == "cuda" else flex.flex_attention
+    options["scale"] = call.scale
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        if "lse" not in call.need:
+            return attention(call.q, call.k, call.v, **options), None
+        if "return_aux" in inspect.signature(flex.flex_attention).parameters:
+            out, aux = attention(call.q, call.k, call.v, return_aux=flex.AuxRequest(lse=True), **options)
+            return out, aux.lse
+        out, lse = attention(call.q, call.k, call.v, return_lse=True, **options)
+        return out, lse
+
+
+@cache
+def _compiled() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
+
+
+@lru_cache(maxsize=64)
+def block_mask(mask: Mask, queries: int, keys: int, device: torch.device) -> Any:
+    """Return FlexAttention's form of a mask, from the arithmetic of `Mask.grid`."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    shift = keys - queries
+
+    def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return mask.at(Pairs(b, h, i, j, shift))
+
+    grid = mask.grid(queries, keys, TILE, TILE)
+
+    def listed(state: int) -> tuple[Tensor, Tensor]:
+        there = grid == state
+        order = torch.argsort(there.to(torch.int8), dim=-1, descending=True, stable=True)
+        return there.sum(-1).to(device, torch.int32), order.to(device, torch.int32)
+
+    partial, full = listed(PARTIAL), listed(FULL)
+    return BlockMask.from_kv_blocks(*partial, *full, BLOCK_SIZE=TILE, mask_mod=allowed, seq_lengths=(queries, keys))

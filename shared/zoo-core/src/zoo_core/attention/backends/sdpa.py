@@ -1,0 +1,89 @@
+"""torch's scaled_dot_product_attention, with biases folded into q and k where that is exact, else in one table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from zoo_core.attention.backends import chunked
+from zoo_core.attention.biases import Bias
+from zoo_core.attention.call import Call, Result, grouped
+
+LONG = 1024  # keys from which a table costs more than columns do
+
+
+def refusal(call: Call) -> str:
+    """Return why it cannot run a call."""
+    if call.normalise != "softmax":
+        return "it always normalises by a softmax"
+    if "weights" in call.need or call.edits:
+        return "its scores and weights exist only inside the kernel"
+    if 0 in (*call.q.shape, *call.k.shape, *call.v.shape):
+        return "a size is 0"
+    return ""
+
+
+def needs_table(call: Call) -> bool:
+    """Return whether the bias is added as a table: if some summand does not fold, or all are short and fp32.
+
+    fp32 is asked for where digits matter, and a table keeps one more of them than a longer sum.
+    """
+    if call.bias is None:
+        return False
+    if call.scale <= 0 or (call.q.dtype == torch.float32 and call.k.shape[2] < LONG):
+        return True
+    return not all(part.folds(call.q.dtype, causal=call.never_ahead) for part in call.bias.parts())
+
+
+def with_columns(call: Call, parts: tuple[Bias, ...]) -> Call:
+    """Return the call with biases as columns of q and k, whose heads then are the query's; widths in eights."""
+    folds = [part.fold(call.pairs, call.q.dtype, scale=call.scale) for part in parts]
+    batch, heads = call.q.shape[:2]
+    keys, values = call.per_query_head()
+
+    def appended(x: Tensor, columns: list[Tensor]) -> Tensor:
+        wider = torch.cat([x, *(c.to(x.dtype).expand(batch, heads, -1, -1) for c in columns)], -1)
+        return pad(wider, (0, -wider.shape[-1] % 8))
+
+    own = tuple(range(heads))
+    q = appended(call.q, [fold.queries for fold in folds])
+    k = appended(keys, [fold.keys for fold in folds])
+    return replace(call, q=q, k=k, v=values, key_heads=own, value_heads=own, bias=None)
+
+
+def run(call: Call) -> Result:
+    """Compute a call; lse, if asked for, by a second pass over the scores in blocks."""
+    asked, call = call, call.without_dead_keys()
+    table = call.bias if needs_table(call) else None
+    if call.bias is not None and table is None:
+        call = with_columns(call, call.bias.parts())
+    flag = call.causal and table is None
+    keep = empty = added = None
+    if call.mask is not None and not flag:
+        keep = call.mask.at(call.pairs)
+        keep = keep[(None,) * (4 - keep.ndim)]
+        empty = ~keep.any(-1, keepdim=True)
+        added = keep = keep | empty  # a row without a key sees all, and its output is dropped: nothing divides by zero
+    if table is not None:
+        added = table.at(call.pairs).to(call.q.dtype)
+        added = added[(None,) * (4 - added.ndim)]
+        added = added if keep is None else added.masked_fill(~keep, float("-inf"))
+    k, v = call.k, call.v
+    shared = added is None and call.key_heads == call.value_heads == grouped(call.q.shape[1], k.shape[1])
+    if not shared:
+        k, v = call.per_query_head()
+    out = scaled_dot_product_attention(
+        call.q,
+        k,
+        v,
+        attn_mask=added,
+        is_causal=flag,
+        scale=call.scale,
+        enable_gqa=shared and k.shape[1] < call.q.shape[1],
+    )
+    if empty is not None:
+        out = out.masked_fill(empty, 0)
+    return Result(out, chunked.log_sums(asked) if "lse" in call.need else None)

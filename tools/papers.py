@@ -59,7 +59,7 @@ def table() -> Iterator[str]:
     groups = yaml.safe_load(DATA.read_text(encoding="utf-8"))
     papers = [paper for group in groups for paper in group["papers"]]
     done = sum(status(paper) != "not done" for paper in papers)
-    yield f"{len(papers)} papers, {done} with the tests that they must pass. Wave: the order in which they are taken up."
+    yield f"{len(papers)} papers, {done} with the tests that they must pass. They are taken up wave by wave."
     for group in groups:
         yield f"\n### {group['group']}\n"
         yield "| paper | home | wave | status | |"

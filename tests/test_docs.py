@@ -337,7 +337,7 @@ def test_examples_on_packs(page: str, environment: dict[str, str], tmp_path: Pat
         run_block(block, tmp_path, environment)
 
 
-@pytest.mark.parametrize("tool", ["pages", "cards", "benchmarks"])
+@pytest.mark.parametrize("tool", ["pages", "cards", "benchmarks", "papers", "draw_in_context"])
 def test_made_parts_are_up_to_date(tool: str, environment: dict[str, str]) -> None:
     code, said = shell(f"python tools/{tool}.py --check", ROOT, environment)
     assert (code, said) == (0, "")

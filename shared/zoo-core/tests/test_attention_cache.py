@@ -158,5 +158,10 @@ def test_bad_use_of_caches_is_said_in_words(qkv: tuple[Tensor, Tensor, Tensor]) 
     dense.append(LAYER, qkv[1][:, :, :1], qkv[2][:, :, :1])
     with pytest.raises(ValueError, match="but the cache has 1 tokens"):
         dense.attend(LAYER, qkv[0][:, :, :2])
+    with pytest.raises(ValueError, match="only the number of tokens may differ"):
+        dense.append(LAYER, qkv[1][:1], qkv[2][:1])
+    with pytest.raises(ValueError, match="as many tokens"):
+        dense.append(LAYER, qkv[1], qkv[2][:, :, :3])
+    assert dense.length(LAYER) == 1
     with pytest.raises(ValueError, match="a bias needs all keys"):
         cache.attend(LAYER, qkv[0][:, :, :1], bias=Distance("laplace", torch.rand(HEADS)))

@@ -19,6 +19,7 @@ from zoo_core.attention import (
     LowRank,
     Padding,
     PerHead,
+    Prefix,
     Sink,
     Window,
     alibi,
@@ -149,6 +150,52 @@ def test_what_stands_in_padding_does_not_matter(backend: str, rubbish: float) ->
         assert x.grad.isfinite().all()
 
 
+UNSEEN = {
+    "sink": (Sink(4), slice(4, None)),
+    "causal": (Causal(-1), slice(19, None)),
+    "window": (Window(2, 0), slice(0, 12)),
+    "not padding": (~Padding([5, 5]), slice(0, 5)),
+    "either padding": (Padding([5, 5]) | Padding([3, 3]), slice(5, None)),
+    "prefix": (Prefix(5) | (Causal() & Window(1, 0)), slice(0, 13)),
+    "document": (Document([0] * 14 + [1] * 6), slice(0, 14)),
+    "streaming": (Causal() & (Sink(2) | Window(3, 0)), slice(2, 11)),
+    "heads": (PerHead([Padding([5, 5])] * 4), slice(5, None)),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+@pytest.mark.parametrize("backend", ALL)
+def test_nan_that_no_query_may_see_stays_where_it_is(backend: str, name: str) -> None:
+    mask, unseen = UNSEEN[name]
+    q, k, v = qkv(queries=6, keys=20)
+    assert not mask.dense(6, 20, batch=2, heads=4)[..., unseen].any()
+    clean = attend(q, k, v, mask=mask, backend=backend).out
+    k, v = k.clone(), v.clone()
+    k[:, :, unseen] = v[:, :, unseen] = float("nan")
+    torch.testing.assert_close(attend(q, k, v, mask=mask, backend=backend).out, clean, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_nan_that_one_head_may_not_see_stays_out_of_it(backend: str) -> None:
+    q, k, v = qkv(queries=6, keys=20)
+    mask = PerHead([Padding([5, 5]), *[Padding([20, 20])] * 3])
+    k[:, 0, 5:] = v[:, 0, 5:] = float("nan")
+    assert attend(q, k, v, mask=mask, backend=backend).out.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_a_bias_that_forbids_a_whole_row_leaves_it_empty(backend: str) -> None:
+    bias = torch.zeros(9, 9)
+    bias[2] = float("-inf")
+    leaves = [x.requires_grad_() for x in (*qkv(), bias)]
+    result = attend(*leaves[:3], bias=leaves[3], need=("out", "lse"), backend=backend)
+    assert result.lse is not None
+    assert not result.out[:, :, 2].any()
+    assert result.lse[:, :, 2].isneginf().all()
+    result.out.square().sum().backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in leaves)
+
+
 @pytest.mark.parametrize("backend", ALL)
 def test_a_line_does_not_see_its_batch_mates(backend: str) -> None:
     q, k, v = qkv(batch=3, queries=11)
@@ -247,7 +294,7 @@ def test_wrong_arguments_are_said_in_words() -> None:
     q, k, v = qkv()
     with pytest.raises(TypeError, match="True = may attend"):
         attend(q, k, v, mask=torch.zeros(9, 9))
-    with pytest.raises(TypeError, match="what may attend is a mask"):
+    with pytest.raises(TypeError, match="bool is for masks"):
         attend(q, k, v, bias=torch.zeros(9, 9, dtype=torch.bool))
     with pytest.raises(
         ValueError, match=r"4 query heads cannot share 3 key heads and 3 value heads evenly; give kv_map"
@@ -265,5 +312,25 @@ def test_wrong_arguments_are_said_in_words() -> None:
         attend(q, k[:, :, :5], v)
     with pytest.raises(ValueError, match="need has"):
         attend(q, k, v, need=("attention",))
+    with pytest.raises(TypeError, match="must be of one floating type"):
+        attend(q, k, v.double())
+    with pytest.raises(TypeError, match=r"mask is a tensor \(1, 1, 1, 9, 9\)"):
+        attend(q, k, v, mask=torch.ones(1, 1, 1, 9, 9, dtype=torch.bool))
+    with pytest.raises(TypeError, match="must be whole numbers"):
+        Padding([1.5, 3])
+    with pytest.raises(ValueError, match="a length is negative"):
+        Padding([-1, 3])
+    with pytest.raises(ValueError, match="must have 1 dimensions"):
+        Padding([[1, 2]])
+    with pytest.raises(ValueError, match="0 or more"):
+        Sink(-1)
+    with pytest.raises(ValueError, match="0 or more"):
+        Prefix(-1)
+    with pytest.raises(ValueError, match="a mask for every query head"):
+        PerHead([])
+    with pytest.raises(TypeError, match="unsupported operand"):
+        Causal() & torch.ones(9, 9, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"kv_map for keys must have 4 entries from 0 to 3"):
+        attend(q, k, v, kv_map=((0, 1, 2, 4), (0, 1, 2, 3)))
     with pytest.raises(UsageError, match="there is none of that name"):
         attend(q, k, v, backend="flash")  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ def test_captured_weights_are_those_of_plain_attention(
 ) -> None:
     bias = Distance("laplace", torch.rand(4))
     truth = weights_of(*qkv, mask, bias)
-    result = tapped(Taps({"weight": (0, 7, 10)}), *qkv, mask=mask, bias=bias, backend=backend)
+    result = tapped(Taps({"weight": (0, 7, -1)}), *qkv, mask=mask, bias=bias, backend=backend)
     torch.testing.assert_close(result.aux["weight"], truth[:, :, [0, 7, 10]], rtol=0, atol=1e-6)
     assert torch.equal(result.out, attend(*qkv, mask=mask, bias=bias, backend=backend).out)
 
@@ -130,6 +130,10 @@ def test_no_edit_lets_a_query_see_what_it_may_not(qkv: tuple[Tensor, Tensor, Ten
 def test_bad_taps_are_said_in_words(qkv: tuple[Tensor, Tensor, Tensor]) -> None:
     with pytest.raises(ValueError, match=r"no tap point \['weights'\]; known are q, k"):
         Taps(("weights",))
+    with pytest.raises(IndexError, match="row 11 of 'weight', but there are 11 queries"):
+        tapped(Taps({"weight": (11,)}), *qkv)
+    with pytest.raises(ValueError, match="above 0"):
+        Amplify(0)
     with pytest.raises(ValueError, match="the edit at 'q' made"):
         tapped(Taps(edit={"q": lambda x: x[..., :2]}), *qkv)
 

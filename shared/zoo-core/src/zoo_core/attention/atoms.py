@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo_core.attention.masks import Intervals, Mask, Tiles, three_valued
-from zoo_core.attention.values import Frozen, Pairs, Shape, pick
+from zoo_core.attention.masks import Intervals, Mask, Tiles, rows_as_keys, three_valued
+from zoo_core.attention.values import Frozen, Pairs, Shape, pick, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Causal(Mask):
         return three_valued(
             tiles.first_key > tiles.last_query + self.offset, tiles.last_key <= tiles.first_query + self.offset
         )
+
+    def live(self, pairs: Pairs) -> Tensor | None:
+        """See `Mask.live`."""
+        return (pairs.key <= pairs.position.max() + self.offset)[None, None]
 
     def rows(self, position: int, keys: int) -> Intervals | None:
         """See `Mask.rows`."""
@@ -64,6 +68,12 @@ class Window(Mask):
         nearest, farthest = tiles.first_key - tiles.last_query, tiles.last_key - tiles.first_query
         return three_valued((farthest < low) | (nearest > high), (nearest >= low) & (farthest <= high))
 
+    def live(self, pairs: Pairs) -> Tensor | None:
+        """See `Mask.live`."""
+        low, high = self._bounds()
+        position = pairs.position
+        return ((pairs.key >= position.min() + low) & (pairs.key <= position.max() + high))[None, None]
+
     def rows(self, position: int, keys: int) -> Intervals | None:
         """See `Mask.rows`."""
         low, high = self._bounds()
@@ -75,6 +85,10 @@ class Sink(Mask):
     """The first `count` keys, for every query."""
 
     count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"{self}: the number of keys is 0 or more")
 
     @property
     def keys_only(self) -> bool:
@@ -90,6 +104,10 @@ class Sink(Mask):
         everywhere = torch.zeros_like(tiles.first_query, dtype=torch.bool)
         return three_valued((tiles.first_key >= self.count) | everywhere, (tiles.last_key < self.count) | everywhere)
 
+    def live(self, pairs: Pairs) -> Tensor | None:
+        """See `Mask.live`."""
+        return (pairs.key < self.count)[None, None]
+
     def rows(self, position: int, keys: int) -> Intervals | None:
         """See `Mask.rows`."""
         return _clipped(0, self.count, keys)
@@ -101,6 +119,10 @@ class Prefix(Mask):
 
     count: int
 
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"{self}: the number of tokens is 0 or more")
+
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
         return (pairs.key < self.count) & (pairs.position < self.count)
@@ -111,6 +133,10 @@ class Prefix(Mask):
             (tiles.first_key >= self.count) | (tiles.first_query >= self.count),
             (tiles.last_key < self.count) & (tiles.last_query < self.count),
         )
+
+    def live(self, pairs: Pairs) -> Tensor | None:
+        """See `Mask.live`."""
+        return ((pairs.key < self.count) & (pairs.position.min() < self.count))[None, None]
 
     def rows(self, position: int, keys: int) -> Intervals | None:
         """See `Mask.rows`."""
@@ -130,7 +156,11 @@ class Padding(Mask):
     lengths: Frozen
 
     def __init__(self, lengths: Tensor | Sequence[int] | Frozen) -> None:
-        object.__setattr__(self, "lengths", Frozen(lengths, torch.int64))
+        object.__setattr__(self, "lengths", whole_numbers(lengths, "Padding: lengths", dimensions=(1,)))
+        kept = self.lengths.on(None)
+        # on CUDA the comparison would wait for the device
+        if kept.device.type == "cpu" and bool((kept < 0).any()):
+            raise ValueError("Padding: a length is negative")
 
     @property
     def shape(self) -> Shape:
@@ -154,7 +184,7 @@ class Padding(Mask):
 
     def live(self, pairs: Pairs) -> Tensor | None:
         """See `Mask.live`."""
-        return pairs.key < self.lengths.on(pairs.key.device)[:, None]
+        return rows_as_keys(self.at(pairs))
 
 
 @dataclass(frozen=True)
@@ -168,7 +198,7 @@ class Document(Mask):
     ids: Frozen
 
     def __init__(self, ids: Tensor | Sequence[int] | Frozen) -> None:
-        kept = Frozen(ids, torch.int64)
+        kept = whole_numbers(ids, "Document: ids", dimensions=(1, 2))
         object.__setattr__(self, "ids", Frozen(kept.on(None)[None]) if kept.on(None).ndim == 1 else kept)
 
     @property
@@ -182,6 +212,13 @@ class Document(Mask):
         if len(ids) == 1:
             return ids[0][pairs.position] == ids[0][pairs.key]
         return ids[pairs.batch, pairs.position] == ids[pairs.batch, pairs.key]
+
+    def live(self, pairs: Pairs) -> Tensor | None:
+        """See `Mask.live`."""
+        if pairs.shift == 0:
+            return None  # every token sees itself
+        held = self.at(pairs)
+        return held[(None,) * (4 - held.ndim)].any(2)
 
     def tiles(self, tiles: Tiles, shift: int) -> Tensor:
         """See `Mask.tiles`."""

@@ -125,12 +125,14 @@ class Distance(Bias):
     def __post_init__(self) -> None:
         if self.kind not in ("laplace", "gauss"):
             raise ValueError(f"Distance: kind is {self.kind!r}, but must be 'laplace' or 'gauss'")
+        if not all(x.is_floating_point() for x in self.tensors()):
+            raise TypeError("Distance: lam and mu must be floating tensors")
         if self.lam.ndim != 1 or (self.mu is not None and self.mu.shape != self.lam.shape):
             mu = "" if self.mu is None else f", mu {tuple(self.mu.shape)}"
             raise ValueError(f"Distance: lam has shape {tuple(self.lam.shape)}{mu}; both must be (heads,)")
         # on CUDA the comparison would wait for the device
-        if self.lam.device.type == "cpu" and bool((self.lam.detach() < 0).any()):
-            raise ValueError("Distance: lam has a negative entry, but decay must be 0 or more (use softplus or exp)")
+        if self.lam.device.type == "cpu" and not bool((self.lam.detach() >= 0).all()):
+            raise ValueError("Distance: lam has a negative entry or NaN; it must be 0 or more (use softplus or exp)")
 
     @property
     def shape(self) -> Shape:
@@ -321,9 +323,9 @@ def as_bias(bias: Bias | Tensor | Sequence[Bias] | None) -> Bias | None:
     """
     if bias is None or isinstance(bias, Bias):
         return bias
-    if isinstance(bias, Tensor) and bias.is_floating_point():
+    if isinstance(bias, Tensor) and bias.is_floating_point() and bias.ndim <= 4:
         return DenseBias(bias)
-    kind = f"a tensor of {bias.dtype}" if isinstance(bias, Tensor) else type(bias).__name__
+    kind = f"a tensor {tuple(bias.shape)} of {bias.dtype}" if isinstance(bias, Tensor) else type(bias).__name__
     raise TypeError(
-        f"the bias is {kind}: give a zoo_core.attention bias or a floating tensor; what may attend is a mask"
+        f"the bias is {kind}: give a zoo_core.attention bias or a floating tensor (B, Hq, Nq, Nk); bool is for masks"
     )

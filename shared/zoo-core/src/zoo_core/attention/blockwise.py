@@ -207,7 +207,7 @@ class Dense(Mask):
 
     def live(self, pairs: Pairs) -> Tensor | None:
         """See `Mask.live`."""
-        return self.table.on(pairs.key.device).any(1).any(1).expand(-1, len(pairs.key))
+        return self.table.on(pairs.key.device).any(2).expand(-1, -1, len(pairs.key))
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,13 @@ class _Buffers(Cache):
         """See `Cache.append`."""
         k, v = k.detach(), v.detach()
         new = k.shape[2]
+        if k.shape[:1] + k.shape[2:3] != v.shape[:1] + v.shape[2:3]:
+            raise ValueError(f"k {tuple(k.shape)} and v {tuple(v.shape)} must have one batch and as many tokens")
+        if (known := self._layers.get(layer)) is not None:
+            for x, there in ((k, known.k), (v, known.v)):
+                if x.shape[:2] != there.shape[:2] or x.shape[3] != there.shape[3]:
+                    sizes = f"{tuple(x.shape)} do not continue {tuple(there.shape)}"
+                    raise ValueError(f"new keys or values {sizes}: only the number of tokens may differ")
         if layer not in self._layers:
             none = torch.empty(0, dtype=torch.int64, device=k.device)
             self._layers[layer] = _Kept(k[:, :, :0], v[:, :, :0], none, 0, 0)

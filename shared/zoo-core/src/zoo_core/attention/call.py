@@ -120,8 +120,16 @@ class Call:
         live = self.mask.live(self.pairs) if self.mask is not None else None
         if live is None:
             return self
-        dead = ~live[:, None, :, None]
-        return replace(self, k=self.k.masked_fill(dead, 0), v=self.v.masked_fill(dead, 0))
+
+        def cleaned(x: Tensor, heads: tuple[int, ...]) -> Tensor:
+            seen = live
+            if live.shape[1] > 1:  # a key head is read by all query heads that share it
+                readers = [[h for h, shared in enumerate(heads) if shared == head] for head in range(x.shape[1])]
+                nobody = torch.zeros_like(live[:, 0])
+                seen = torch.stack([live[:, members].any(1) if members else nobody for members in readers], 1)
+            return x.masked_fill(~seen[..., None], 0)
+
+        return replace(self, k=cleaned(self.k, self.key_heads), v=cleaned(self.v, self.value_heads))
 
 
 def grouped(queries: int, count: int) -> tuple[int, ...]:
@@ -154,7 +162,7 @@ def make_call(
 
     Raises:
         ValueError: shapes that do not fit, or an unknown word.
-        TypeError: a mask or bias of the wrong kind.
+        TypeError: a mask or bias of the wrong kind, or tensors of different types.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 4:
@@ -164,6 +172,8 @@ def make_call(
             f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not fit: all have one batch, q and k "
             "one width, k and v as many tokens"
         )
+    if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
+        raise TypeError(f"q is {q.dtype}, k {k.dtype}, v {v.dtype}: all must be of one floating type")
     if unknown := set(need) - set(NEEDS):
         raise ValueError(f"need has {sorted(unknown)}; known are {', '.join(NEEDS)}")
     if normalise not in ("softmax", "none"):

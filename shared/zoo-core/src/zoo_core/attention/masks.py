@@ -57,9 +57,9 @@ class Mask:
         return None
 
     def live(self, pairs: Pairs) -> Tensor | None:
-        """Return which keys (b, Nk) some query may see, or None for all; what is False is never read.
+        """Return which keys (b, h, Nk) some query may see, or None for all; what is False is never read.
 
-        Used to keep NaN in padding out of sums; "True" is always a safe answer.
+        Used to keep NaN that nobody may see out of sums. Composed masks may call a key live that no query sees.
         """
         return None
 
@@ -87,10 +87,10 @@ class Mask:
         return self.tiles(Tiles(i + shift, last_i + shift, j, last_j), shift)
 
     def __and__(self, other: Mask) -> Mask:
-        return And(self, other)
+        return And(self, other) if isinstance(other, Mask) else NotImplemented
 
     def __or__(self, other: Mask) -> Mask:
-        return Or(self, other)
+        return Or(self, other) if isinstance(other, Mask) else NotImplemented
 
     def __invert__(self) -> Mask:
         return Not(self)
@@ -211,6 +211,10 @@ class Not(Mask):
         """See `Mask.tiles`."""
         return FULL - self.of.tiles(tiles, shift)
 
+    def live(self, pairs: Pairs) -> Tensor | None:
+        """See `Mask.live`."""
+        return rows_as_keys(self.at(pairs)) if self.keys_only else None
+
     def rows(self, position: int, keys: int) -> Intervals | None:
         """See `Mask.rows`."""
         held = self.of.rows(position, keys)
@@ -232,6 +236,8 @@ class PerHead(Mask):
 
     def __init__(self, masks: Sequence[Mask]) -> None:
         object.__setattr__(self, "masks", tuple(masks))
+        if not self.masks:
+            raise ValueError("PerHead: give a mask for every query head")
 
     @property
     def shape(self) -> Shape:
@@ -248,8 +254,7 @@ class PerHead(Mask):
                 mine = mine | (pairs.head == number)
             seen = mine & mask.at(pairs)
             held = seen if held is None else held | seen
-        if held is None:
-            raise ValueError("PerHead has no masks")
+        assert held is not None  # noqa: S101 - for mypy: there is a mask
         return held
 
     def tiles(self, tiles: Tiles, shift: int) -> Tensor:
@@ -262,11 +267,11 @@ class PerHead(Mask):
 
     def live(self, pairs: Pairs) -> Tensor | None:
         """See `Mask.live`."""
-        parts = [mask.live(pairs) for mask in dict.fromkeys(self.masks)]
-        held = parts[0]
-        for part in parts[1:]:
-            held = None if held is None or part is None else held | part
-        return held
+        parts = {mask: mask.live(pairs) for mask in dict.fromkeys(self.masks)}
+        whole = torch.ones(1, 1, len(pairs.key), dtype=torch.bool, device=pairs.key.device)
+        rows = [whole if (part := parts[mask]) is None else part for mask in self.masks]
+        batch = max(len(row) for row in rows)
+        return torch.cat([row.expand(batch, -1, -1)[:, :1] for row in rows], 1)
 
 
 @dataclass(frozen=True)
@@ -306,6 +311,11 @@ class Restricted(Mask):
         return self.of.live(self._moved(pairs))
 
 
+def rows_as_keys(held: Tensor) -> Tensor:
+    """Return pairs (b, h, 1, Nk), or fewer dimensions, that are the same for all queries, as keys (b, h, Nk)."""
+    return held[(None,) * (4 - held.ndim)].any(2)
+
+
 def as_mask(mask: Mask | Tensor | None) -> Mask | None:
     """Return a mask for what a caller gave.
 
@@ -314,12 +324,12 @@ def as_mask(mask: Mask | Tensor | None) -> Mask | None:
     """
     if mask is None or isinstance(mask, Mask):
         return mask
-    if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim <= 4:
         from zoo_core.attention.blockwise import Dense
 
         return Dense(mask)
-    kind = f"a tensor of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+    kind = f"a tensor {tuple(mask.shape)} of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
     raise TypeError(
-        f"the mask is {kind}: give a zoo_core.attention mask or a bool tensor, True = may attend. "
+        f"the mask is {kind}: give a zoo_core.attention mask or a bool tensor (B, Hq, Nq, Nk), True = may attend. "
         "Numbers that are added to the scores are a bias."
     )

@@ -82,9 +82,16 @@ class Amplify:
 
     Args:
         beta: above 0.
+
+    Raises:
+        ValueError: it is not.
     """
 
     beta: float
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise ValueError(f"Amplify: beta is {self.beta}, but must be above 0")
 
     def __call__(self, score: Tensor) -> Tensor:
         """Multiply."""
@@ -212,8 +219,11 @@ def _captured(call: Call, result: Result, point: str, how: Sequence[int] | Reduc
 
     if callable(how):
         return torch.cat([how(rows(block), call.pairs_of(block)) for block in row_blocks(call)], dim=2)
-    chosen = range(call.q.shape[2]) if how is None else how
-    return rows(torch.tensor(list(chosen), device=call.q.device))
+    count = call.q.shape[2]
+    chosen = list(range(count) if how is None else how)
+    if wrong := [row for row in chosen if not -count <= row < count]:
+        raise IndexError(f"taps ask for row {wrong[0]} of {point!r}, but there are {count} queries")
+    return rows(torch.tensor([row % count for row in chosen], device=call.q.device, dtype=torch.int64))
 
 
 def attention_rows(
@@ -240,4 +250,4 @@ def attention_rows(
         kv_map: as for `attend`.
     """
     call = make_call(q, k, k, scale=scale, mask=mask, bias=bias, kv_map=kv_map, normalise="softmax", need=())
-    return _captured(call, Result(q, lse), "weight", [row % q.shape[2] for row in rows])
+    return _captured(call, Result(q, lse), "weight", rows)

@@ -125,3 +125,20 @@ class Frozen:
 def pick(values: Tensor, index: Tensor) -> Tensor:
     """Return values[index], the only value for any index where there is one."""
     return values[index] if len(values) > 1 else values[torch.zeros_like(index)]
+
+
+def whole_numbers(values: Tensor | Sequence[object] | Frozen, name: str, *, dimensions: tuple[int, ...]) -> Frozen:
+    """Return integers as int64.
+
+    Raises:
+        TypeError: they are no integers.
+        ValueError: they have other dimensions.
+    """
+    kept = Frozen(values).on(None)
+    if kept.dtype.is_floating_point or kept.dtype == torch.bool:
+        raise TypeError(f"{name} are {kept.dtype}, but must be whole numbers")
+    if kept.ndim not in dimensions:
+        raise ValueError(
+            f"{name} have shape {tuple(kept.shape)}, but must have {' or '.join(map(str, dimensions))} dimensions"
+        )
+    return Frozen(kept, torch.int64)

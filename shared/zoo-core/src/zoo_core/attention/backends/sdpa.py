@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from zoo_core.attention.backends import chunked
-from zoo_core.attention.biases import Bias
+from zoo_core.attention.biases import Bias, Distance
 from zoo_core.attention.call import Call, Result, grouped
 
 LONG = 1024  # keys from which a table costs more than columns do
@@ -71,6 +71,10 @@ def run(call: Call) -> Result:
         added = table.at(call.pairs).to(call.q.dtype)
         added = added[(None,) * (4 - added.ndim)]
         added = added if keep is None else added.masked_fill(~keep, float("-inf"))
+        if any(not isinstance(part, Distance) for part in table.parts()):  # a table may forbid pairs by -inf
+            barred = added.isneginf().all(-1, keepdim=True)
+            added = added.masked_fill(barred, 0)
+            empty = barred if empty is None else empty | barred
     k, v = call.k, call.v
     shared = added is None and call.key_heads == call.value_heads == grouped(call.q.shape[1], k.shape[1])
     if not shared:

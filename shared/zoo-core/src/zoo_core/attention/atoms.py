@@ -28,9 +28,18 @@ class Causal(Mask):
             tiles.first_key > tiles.last_query + self.offset, tiles.last_key <= tiles.first_query + self.offset
         )
 
+    def first_key(self, shift: int) -> int | None:
+        """See `Mask.first_key`."""
+        return 0
+
+    @property
+    def reflexive(self) -> bool:
+        """See `Mask.reflexive`."""
+        return self.offset >= 0
+
     def live(self, pairs: Pairs) -> Tensor | None:
-        """See `Mask.live`."""
-        return (pairs.key <= pairs.position.max() + self.offset)[None, None]
+        """See `Mask.live`: the last query stands at the last key and sees what any other sees."""
+        return None if self.reflexive else (pairs.key <= pairs.position.max() + self.offset)[None, None]
 
     def rows(self, position: int, keys: int) -> Intervals | None:
         """See `Mask.rows`."""
@@ -68,9 +77,20 @@ class Window(Mask):
         nearest, farthest = tiles.first_key - tiles.last_query, tiles.last_key - tiles.first_query
         return three_valued((farthest < low) | (nearest > high), (nearest >= low) & (farthest <= high))
 
+    def first_key(self, shift: int) -> int | None:
+        """See `Mask.first_key`."""
+        return max(0, shift + self._bounds()[0])
+
+    @property
+    def reflexive(self) -> bool:
+        """See `Mask.reflexive`."""
+        return True
+
     def live(self, pairs: Pairs) -> Tensor | None:
         """See `Mask.live`."""
         low, high = self._bounds()
+        if pairs.shift + low <= 0:
+            return None  # nothing lies before the first query's window, and queries end where keys end
         position = pairs.position
         return ((pairs.key >= position.min() + low) & (pairs.key <= position.max() + high))[None, None]
 
@@ -192,7 +212,8 @@ class Document(Mask):
     """Pairs within one document of a packed sequence.
 
     Args:
-        ids: (N,) or (B, N) integers: the document of every token.
+        ids: (N,) or (B, N) integers: the document of every token. A query before the first token, as there are where
+            queries are more than keys, is in none.
     """
 
     ids: Frozen
@@ -209,19 +230,22 @@ class Document(Mask):
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
         ids = self.ids.on(pairs.key.device)
+        place = pairs.position.clamp(min=0)  # a negative index would count from the end
         if len(ids) == 1:
-            return ids[0][pairs.position] == ids[0][pairs.key]
-        return ids[pairs.batch, pairs.position] == ids[pairs.batch, pairs.key]
+            same = ids[0][place] == ids[0][pairs.key]
+        else:
+            same = ids[pairs.batch, place] == ids[pairs.batch, pairs.key]
+        return same if pairs.shift >= 0 else same & (pairs.position >= 0)
 
-    def live(self, pairs: Pairs) -> Tensor | None:
-        """See `Mask.live`."""
-        if pairs.shift == 0:
-            return None  # every token sees itself
-        held = self.at(pairs)
-        return held[(None,) * (4 - held.ndim)].any(2)
+    @property
+    def reflexive(self) -> bool:
+        """See `Mask.reflexive`."""
+        return True
 
     def tiles(self, tiles: Tiles, shift: int) -> Tensor:
         """See `Mask.tiles`."""
+        if shift < 0:
+            return super().tiles(tiles, shift)
         ids = self.ids.on(torch.device("cpu"))
 
         def spans(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:

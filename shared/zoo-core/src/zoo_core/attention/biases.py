@@ -43,6 +43,11 @@ class Bias:
         """The sizes (B, H, Nq, Nk) it is for, 1 where it fits any."""
         return ANY
 
+    @property
+    def relative(self) -> bool:
+        """Whether key - position alone decides: then it means the same when first keys are left out."""
+        return False
+
     def folds(self, dtype: torch.dtype, *, causal: bool) -> bool:
         """Return whether `fold` can add it exactly enough.
 
@@ -84,6 +89,11 @@ class Sum(Bias):
     def shape(self) -> Shape:
         """See `Bias.shape`."""
         return merged(*(bias.shape for bias in self.summands))
+
+    @property
+    def relative(self) -> bool:
+        """See `Bias.relative`."""
+        return all(bias.relative for bias in self.summands)
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Bias.at`."""
@@ -138,6 +148,11 @@ class Distance(Bias):
     def shape(self) -> Shape:
         """See `Bias.shape`."""
         return 1, len(self.lam), 1, 1
+
+    @property
+    def relative(self) -> bool:
+        """See `Bias.relative`."""
+        return True
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Bias.at`."""

@@ -89,6 +89,11 @@ class StridedBlock(Blockwise):
         """See `Mask.shape`."""
         return 1, self.heads, 1, 1
 
+    @property
+    def reflexive(self) -> bool:
+        """See `Mask.reflexive`."""
+        return self.local > 0
+
     def blocks(self, pairs: Pairs) -> Tensor:
         """See `Blockwise.blocks`."""
         phase = pairs.head * max(1, self.stride // self.heads)
@@ -109,6 +114,11 @@ class Tile3D(Blockwise):
     frames: int
     tokens_per_frame: int
     references: int
+
+    @property
+    def reflexive(self) -> bool:
+        """See `Mask.reflexive`."""
+        return True
 
     @property
     def size(self) -> int:
@@ -153,6 +163,11 @@ class BlockList(Blockwise):
         rows, columns = table.shape[0] - 1, table.shape[1] - 1
         row = torch.where(pairs.query < 0, rows, pairs.query.clamp(max=rows))
         return table[row, pairs.key.clamp(max=columns)]
+
+    def live(self, pairs: Pairs) -> Tensor | None:
+        """See `Mask.live`: the blocks that are listed at all."""
+        listed = self._table.on(pairs.key.device).any(0)
+        return listed[(pairs.key // self.block).clamp(max=len(listed) - 1)][None, None]
 
     @cached_property
     def _table(self) -> Frozen:
@@ -225,6 +240,11 @@ class Circle2D(Mask):
     width: int
     radius: float
     text: int = 0
+
+    @property
+    def reflexive(self) -> bool:
+        """See `Mask.reflexive`."""
+        return self.radius > 0
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""

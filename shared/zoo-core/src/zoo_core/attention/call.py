@@ -115,9 +115,16 @@ class Call:
         """Return keys and values with one head for each query head."""
         return _heads(self.k, self.key_heads), _heads(self.v, self.value_heads)
 
+    def within_reach(self) -> Call:
+        """Return the call without the first keys, where a window leaves them behind: a view, and less to read."""
+        first = self.mask.first_key(self.shift) if self.mask is not None else None
+        if not first or (self.bias is not None and not self.bias.relative):
+            return self
+        return replace(self, k=self.k[:, :, first:], v=self.v[:, :, first:])
+
     def without_dead_keys(self) -> Call:
         """Return the call with zeros where no query may look: 0 times NaN would be NaN."""
-        live = self.mask.live(self.pairs) if self.mask is not None else None
+        live = self.mask.live(self.pairs) if self.mask is not None and self.q.shape[2] else None
         if live is None:
             return self
 

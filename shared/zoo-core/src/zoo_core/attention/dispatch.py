@@ -41,8 +41,9 @@ def attend(
 ) -> Result:
     """Return softmax(scale q k^T + bias, over the keys that the mask allows) v.
 
-    A row without an allowed key gives out 0, lse -inf and gradients 0. What no query may see is not read: NaN in
-    padding stays there.
+    A row without an allowed key gives out 0, lse -inf and gradients 0. A key that no query may see, in no head that
+    shares it, is not read: NaN in padding stays there. NaN in a key that some query sees may reach the others, as 0
+    times NaN is NaN.
 
     Args:
         q: (B, Hq, Nq, d).

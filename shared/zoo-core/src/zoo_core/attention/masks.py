@@ -19,6 +19,7 @@ from zoo_core.attention.values import ANY, Frozen, Pairs, Shape, merged
 
 Intervals: TypeAlias = list[tuple[int, int]]
 EMPTY, PARTIAL, FULL = 0, 1, 2
+BLOCK = 256  # queries that are asked about at a time
 TILE = 128  # tokens along both sides of the tiles that kernels skip
 
 
@@ -56,12 +57,36 @@ class Mask:
         """Return the keys of one query as sorted disjoint intervals [begin, end), or None where that is not known."""
         return None
 
+    @property
+    def reflexive(self) -> bool:
+        """Whether every token surely may see itself."""
+        return False
+
+    def first_key(self, shift: int) -> int | None:
+        """Return the first key that some query may see, or None where more than key - position decides.
+
+        Where nothing else decides, the keys before it can be left out, and the mask still means the same.
+
+        Args:
+            shift: position of query 0.
+        """
+        return None
+
     def live(self, pairs: Pairs) -> Tensor | None:
         """Return which keys (b, h, Nk) some query may see, or None for all; what is False is never read.
 
-        Used to keep NaN that nobody may see out of sums. Composed masks may call a key live that no query sees.
+        Used to keep NaN that nobody may see out of sums. Masks joined by & may call a key live that no query sees. This
+        one asks about all pairs, a block of queries at a time, where the mask does not say that it need not.
         """
-        return None
+        if self.reflexive and pairs.shift <= 0:
+            return None  # every key has its own query
+        count = min(1, len(pairs.query)) if self.keys_only else len(pairs.query)
+        seen = None
+        for begin in range(0, count, BLOCK):
+            held = self.at(pairs._replace(query=pairs.query[begin : min(begin + BLOCK, count)]))
+            held = rows_as_keys(held)
+            seen = held if seen is None else seen | held
+        return None if seen is None else seen.expand(-1, -1, len(pairs.key))
 
     def dense(
         self,
@@ -135,6 +160,11 @@ class And(Mask):
         met = [(max(a, c), min(b, d)) for a, b in left for c, d in right]
         return sorted((a, b) for a, b in met if a < b)
 
+    def first_key(self, shift: int) -> int | None:
+        """See `Mask.first_key`."""
+        left, right = self.left.first_key(shift), self.right.first_key(shift)
+        return None if left is None or right is None else max(left, right)
+
     def live(self, pairs: Pairs) -> Tensor | None:
         """See `Mask.live`."""
         left, right = self.left.live(pairs), self.right.live(pairs)
@@ -181,6 +211,11 @@ class Or(Mask):
                 merged.append((begin, end))
         return merged
 
+    def first_key(self, shift: int) -> int | None:
+        """See `Mask.first_key`."""
+        left, right = self.left.first_key(shift), self.right.first_key(shift)
+        return None if left is None or right is None else min(left, right)
+
     def live(self, pairs: Pairs) -> Tensor | None:
         """See `Mask.live`."""
         left, right = self.left.live(pairs), self.right.live(pairs)
@@ -210,10 +245,6 @@ class Not(Mask):
     def tiles(self, tiles: Tiles, shift: int) -> Tensor:
         """See `Mask.tiles`."""
         return FULL - self.of.tiles(tiles, shift)
-
-    def live(self, pairs: Pairs) -> Tensor | None:
-        """See `Mask.live`."""
-        return rows_as_keys(self.at(pairs)) if self.keys_only else None
 
     def rows(self, position: int, keys: int) -> Intervals | None:
         """See `Mask.rows`."""
@@ -268,10 +299,14 @@ class PerHead(Mask):
     def live(self, pairs: Pairs) -> Tensor | None:
         """See `Mask.live`."""
         parts = {mask: mask.live(pairs) for mask in dict.fromkeys(self.masks)}
+        if all(part is None for part in parts.values()):
+            return None
         whole = torch.ones(1, 1, len(pairs.key), dtype=torch.bool, device=pairs.key.device)
         rows = [whole if (part := parts[mask]) is None else part for mask in self.masks]
         batch = max(len(row) for row in rows)
-        return torch.cat([row.expand(batch, -1, -1)[:, :1] for row in rows], 1)
+        # a part may differ by head itself
+        own = [row[:, head : head + 1] if row.shape[1] > 1 else row for head, row in enumerate(rows)]
+        return torch.cat([row.expand(batch, -1, -1) for row in own], 1)
 
 
 @dataclass(frozen=True)
@@ -312,7 +347,7 @@ class Restricted(Mask):
 
 
 def rows_as_keys(held: Tensor) -> Tensor:
-    """Return pairs (b, h, 1, Nk), or fewer dimensions, that are the same for all queries, as keys (b, h, Nk)."""
+    """Return which keys (b, h, Nk) occur in pairs (b, h, Nq, Nk) or of fewer dimensions."""
     return held[(None,) * (4 - held.ndim)].any(2)
 
 

@@ -56,7 +56,7 @@ def with_columns(call: Call, parts: tuple[Bias, ...]) -> Call:
 
 def run(call: Call) -> Result:
     """Compute a call; lse, if asked for, by a second pass over the scores in blocks."""
-    asked, call = call, call.without_dead_keys()
+    asked, call = call, call.within_reach().without_dead_keys()
     table = call.bias if needs_table(call) else None
     if call.bias is not None and table is None:
         call = with_columns(call, call.bias.parts())

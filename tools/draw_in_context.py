@@ -110,8 +110,8 @@ def curves(record: dict[str, Any]) -> Iterator[str]:
         dashes = ' stroke-dasharray="2 4"' if colour == "black" else ""
         yield f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'
         y = upper + 14 + 16 * number
-        across = f'x1="{left + 150}" x2="{left + 174}" y1="{y}" y2="{y}"'
-        yield f'<line {across} stroke="{colour}" stroke-width="2"{dashes}/>'
+        ends = f'x1="{left + 150}" x2="{left + 174}" y1="{y}" y2="{y}"'
+        yield f'<line {ends} stroke="{colour}" stroke-width="2"{dashes}/>'
         yield f'<text x="{left + 180}" y="{y + 4}">{name}</text>'
 
 

@@ -1,7 +1,7 @@
 """Build the wheels of every workspace member into dist/ and check them: `uv run tools/wheelhouse.py`.
 
-A wheel may hold text, manifests, recipes and safetensors; at most 20 MiB; no pickle; each weight as its manifest says;
-golden examples (an input and its output) of at most 1 MiB each.
+A wheel may hold text, manifests, recipes, safetensors and n-grams (bytes that are checked, no code); at most 20 MiB; no
+pickle; each weight as its manifest says; golden examples (an input and its output) of at most 1 MiB each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_WHEEL_BYTES = 20 * 2**20
 MAX_WEIGHTS_BYTES = 6 * 2**20
 MAX_GOLDEN_BYTES = 2**20
-ALLOWED = {".py", ".json", ".yaml", ".safetensors", ".md", ".html", ".typed", ".txt", ""}
+ALLOWED = {".py", ".json", ".yaml", ".safetensors", ".md", ".html", ".typed", ".txt", ".ngram", ""}
 
 
 def faults_of(wheel: Path) -> list[str]:

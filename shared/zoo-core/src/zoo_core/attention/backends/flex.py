@@ -10,6 +10,7 @@ import inspect
 import warnings
 from dataclasses import replace
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -24,9 +25,7 @@ from zoo_core.attention.values import Pairs
 
 def refusal(call: Call) -> str:
     """Return why it cannot run a call."""
-    try:
-        import torch.nn.attention.flex_attention  # noqa: F401
-    except ImportError:
+    if find_spec("torch.nn.attention.flex_attention") is None:
         return "this torch has no FlexAttention"
     parts = call.bias.parts() if call.bias else ()
     if call.device.type != "cuda" and call.grad:

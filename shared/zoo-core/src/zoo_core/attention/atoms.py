@@ -208,6 +208,8 @@ class Document(Mask):
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
+        if pairs.shift < 0:
+            raise ValueError("Document: there are more queries than keys, but both are one packed sequence")
         ids = self.ids.on(pairs.key.device)
         if len(ids) == 1:
             return ids[0][pairs.position] == ids[0][pairs.key]

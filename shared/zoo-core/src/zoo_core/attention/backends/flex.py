@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.attention.backends.sdpa import with_columns
-from zoo_core.attention.biases import DenseBias, Distance
+from zoo_core.attention.biases import Distance
 from zoo_core.attention.call import Call, Result, grouped
 from zoo_core.attention.masks import FULL, PARTIAL, TILE, Mask
 from zoo_core.attention.values import Pairs
@@ -38,7 +38,7 @@ def refusal(call: Call) -> str:
         return "a size is 0"
     if parts and call.scale <= 0:
         return "the scale is not above 0"
-    if any(isinstance(part, DenseBias) for part in parts):
+    if not all(isinstance(part, Distance) or part.folds(call.q.dtype, causal=False) for part in parts):
         return "a bias given as a table is read whole anyway"
     if call.grad and any(x.requires_grad for part in parts if isinstance(part, Distance) for x in part.tensors()):
         return "it has no gradient of a decay that is learnt"

@@ -9,7 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo_core.attention import Attention, Causal, DenseCache, Distance, Plan, RingCache, RoPE, Sink, Window, attend
+from zoo_core.attention import (
+    Attention,
+    Causal,
+    Decay,
+    DenseCache,
+    Distance,
+    KeyBias,
+    Plan,
+    RingCache,
+    RoPE,
+    Sink,
+    Window,
+    attend,
+)
 from zoo_core.attention.cache import Cache, HeadCache
 from zoo_core.attention.masks import Mask
 from zoo_core.attention.plans import Head
@@ -139,6 +152,15 @@ def test_a_bias_with_a_dense_cache_is_that_of_the_whole(qkv: tuple[Tensor, Tenso
     torch.testing.assert_close(out, attend(q, k, v, mask=Causal(), bias=bias).out[:, :, -3:], rtol=0, atol=1e-5)
 
 
+def test_a_decay_in_a_ring_counts_distances_in_the_whole_sequence() -> None:
+    torch.manual_seed(0)
+    layer = Attention(16, 4, position=Decay(), name="0")
+    x = torch.randn(2, 20, 16)
+    cache = RingCache(2, 5)
+    parts = [layer(x[:, t : t + 1], mask=Causal(), cache=cache).x for t in range(20)]
+    torch.testing.assert_close(torch.cat(parts, 1), layer(x, mask=RING).x, rtol=0, atol=1e-5)
+
+
 def test_bad_use_of_caches_is_said_in_words(qkv: tuple[Tensor, Tensor, Tensor]) -> None:
     cache, _ = made("ring")
     for t in range(20):
@@ -163,5 +185,5 @@ def test_bad_use_of_caches_is_said_in_words(qkv: tuple[Tensor, Tensor, Tensor]) 
     with pytest.raises(ValueError, match="as many tokens"):
         dense.append(LAYER, qkv[1], qkv[2][:, :, :3])
     assert dense.length(LAYER) == 1
-    with pytest.raises(ValueError, match="a bias needs all keys"):
-        cache.attend(LAYER, qkv[0][:, :, :1], bias=Distance("laplace", torch.rand(HEADS)))
+    with pytest.raises(ValueError, match="needs all keys"):
+        cache.attend(LAYER, qkv[0][:, :, :1], bias=KeyBias(torch.rand(1, HEADS, 20)))

@@ -180,4 +180,6 @@ def test_bad_masks_are_said_in_words() -> None:
     q = torch.randn(1, 1, 5, 4)
     with pytest.raises(ValueError, match=r"mask is for \(1, 1, 1, 3\)"):
         attend(q, q, q, mask=Document([0, 0, 1]))
+    with pytest.raises(ValueError, match="more queries than keys"):
+        attend(torch.randn(1, 1, 5, 4), q[:, :, :3], q[:, :, :3], mask=Document([0, 0, 1]))
     assert repr(Frozen([1, 2])) == "Frozen(2,)"

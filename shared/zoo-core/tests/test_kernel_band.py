@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -108,6 +113,18 @@ def test_the_kernel_agrees_with_its_formula(case: tuple[int, ...], dtype: torch.
         assert one.isfinite().all(), name
         error = (one.double() - other).norm() / other.norm().clamp(min=1e-6)
         assert error < limit, f"d{name}: relative error {float(error):.1e}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_bench_for_devices_runs_small_on_a_cpu(tmp_path: Path) -> None:
+    tool = Path(__file__).parents[3] / "tools" / "bench_gpu_attention.py"
+    arguments = ["--tiny", "--rounds", "1", "--case", "htr-decay", "--case", "band-4k", "--json", str(tmp_path)]
+    done = subprocess.run([sys.executable, str(tool), *arguments], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
+    assert len(records) == 4
+    assert all(record["agrees"] for record in records), done.stdout
 
 
 @pytest.mark.gpu

@@ -229,6 +229,8 @@ class Document(Mask):
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
+        if pairs.shift < 0:
+            raise ValueError("Document: there are more queries than keys, but both are one packed sequence")
         ids = self.ids.on(pairs.key.device)
         place = pairs.position.clamp(min=0)  # a negative index would count from the end
         if len(ids) == 1:

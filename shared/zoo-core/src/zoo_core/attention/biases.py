@@ -330,6 +330,34 @@ class DenseBias(Bias):
         return (self.table,)
 
 
+@dataclass(frozen=True, eq=False)
+class Placed(Bias):
+    """A decay between tokens that are not all there, at these positions of the sequence; what a ring cache needs.
+
+    Args:
+        of: the decay.
+        queries: (Nq,) positions.
+        keys: (Nk,) positions.
+    """
+
+    of: Distance
+    queries: Tensor
+    keys: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        """See `Bias.shape`."""
+        return 1, len(self.of.lam), len(self.queries), len(self.keys)
+
+    def at(self, pairs: Pairs) -> Tensor:
+        """See `Bias.at`."""
+        return self.of.at(pairs._replace(query=self.queries[pairs.query], key=self.keys[pairs.key], shift=0))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """See `Bias.tensors`."""
+        return self.of.tensors()
+
+
 def as_bias(bias: Bias | Tensor | Sequence[Bias] | None) -> Bias | None:
     """Return a bias for what a caller gave.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.attention.atoms import Sink, Window
-from zoo_core.attention.biases import Bias
+from zoo_core.attention.biases import Bias, Distance, Placed
 from zoo_core.attention.dispatch import attend
 from zoo_core.attention.masks import Mask, Restricted
 
@@ -181,9 +181,12 @@ class _Buffers(Cache):
         scale: float | None = None,
     ) -> Tensor:
         """See `Cache.attend`."""
-        k, v, _, allowed = self.view(layer, mask, q.shape[2])
-        if bias is not None and k.shape[2] < self.length(layer):
-            raise ValueError("a bias needs all keys: use a DenseCache")
+        k, v, positions, allowed = self.view(layer, mask, q.shape[2])
+        total = self.length(layer)
+        if bias is not None and k.shape[2] < total:
+            if not isinstance(bias, Distance):
+                raise ValueError("a bias other than Distance needs all keys: use a DenseCache")
+            bias = Placed(bias, torch.arange(total - q.shape[2], total, device=q.device), positions)
         return attend(q, k, v, mask=allowed, bias=bias, scale=scale).out
 
     def length(self, layer: Hashable) -> int:

@@ -10,13 +10,14 @@ import inspect
 import warnings
 from dataclasses import replace
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo_core.attention.backends.sdpa import with_columns
-from zoo_core.attention.biases import DenseBias, Distance
+from zoo_core.attention.biases import Distance
 from zoo_core.attention.call import Call, Result, grouped
 from zoo_core.attention.masks import FULL, PARTIAL, TILE, Mask
 from zoo_core.attention.values import Pairs
@@ -24,9 +25,7 @@ from zoo_core.attention.values import Pairs
 
 def refusal(call: Call) -> str:
     """Return why it cannot run a call."""
-    try:
-        import torch.nn.attention.flex_attention  # noqa: F401
-    except ImportError:
+    if find_spec("torch.nn.attention.flex_attention") is None:
         return "this torch has no FlexAttention"
     parts = call.bias.parts() if call.bias else ()
     if call.device.type != "cuda" and call.grad:
@@ -39,7 +38,7 @@ def refusal(call: Call) -> str:
         return "a size is 0"
     if parts and call.scale <= 0:
         return "the scale is not above 0"
-    if any(isinstance(part, DenseBias) for part in parts):
+    if not all(isinstance(part, Distance) or part.folds(call.q.dtype, causal=False) for part in parts):
         return "a bias given as a table is read whole anyway"
     if call.grad and any(x.requires_grad for part in parts if isinstance(part, Distance) for x in part.tensors()):
         return "it has no gradient of a decay that is learnt"

@@ -212,8 +212,8 @@ class Document(Mask):
     """Pairs within one document of a packed sequence.
 
     Args:
-        ids: (N,) or (B, N) integers: the document of every token. A query before the first token, as there are where
-            queries are more than keys, is in none.
+        ids: (N,) or (B, N) integers: the document of every token. More queries than keys are refused where the mask is
+            used: both are one packed sequence.
     """
 
     ids: Frozen
@@ -229,15 +229,11 @@ class Document(Mask):
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
-        if pairs.shift < 0:
-            raise ValueError("Document: there are more queries than keys, but both are one packed sequence")
+        self._check(pairs.shift)
         ids = self.ids.on(pairs.key.device)
-        place = pairs.position.clamp(min=0)  # a negative index would count from the end
         if len(ids) == 1:
-            same = ids[0][place] == ids[0][pairs.key]
-        else:
-            same = ids[pairs.batch, place] == ids[pairs.batch, pairs.key]
-        return same if pairs.shift >= 0 else same & (pairs.position >= 0)
+            return ids[0][pairs.position] == ids[0][pairs.key]
+        return ids[pairs.batch, pairs.position] == ids[pairs.batch, pairs.key]
 
     @property
     def reflexive(self) -> bool:
@@ -246,8 +242,7 @@ class Document(Mask):
 
     def tiles(self, tiles: Tiles, shift: int) -> Tensor:
         """See `Mask.tiles`."""
-        if shift < 0:
-            return super().tiles(tiles, shift)
+        self._check(shift)
         ids = self.ids.on(torch.device("cpu"))
 
         def spans(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,6 +256,11 @@ class Document(Mask):
         return three_valued(
             (high_q < low_k) | (high_k < low_q), (low_q == high_q) & (low_k == high_k) & (low_q == low_k)
         )
+
+    @staticmethod
+    def _check(shift: int) -> None:
+        if shift < 0:  # positions of the first queries would be negative, and count from the end
+            raise ValueError("Document: there are more queries than keys, but both are one packed sequence")
 
 
 def _clipped(begin: int, end: int, keys: int) -> Intervals:

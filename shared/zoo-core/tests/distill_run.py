@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,17 +15,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo_core.distill import Objective, Student, Teacher, TeacherCache, Term, cosine, linear
+from zoo_core.distill import Objective, Student, Teacher, TeacherCache, Term, after, cosine, linear
 from zoo_core.distill.losses.features import mse
 from zoo_core.distill.losses.logits import cross_entropy, kl
+from zoo_core.distill.rollout import generator
+from zoo_core.distill.stages import Plateau, Players, Stage
 from zoo_core.probe import Point, Seen
 from zoo_core.train import Order, TrainRecipe, fit, seed_all
+from zoo_core.train.stages import fit_stages
 
 SAMPLES, CLASSES = 96, 5
 
 
 class Recipe(TrainRecipe):
-    may_change: ClassVar[frozenset[str]] = TrainRecipe.may_change | {"cache", "shard_bytes", "teacher_seed"}
+    may_change: ClassVar[frozenset[str]] = TrainRecipe.may_change | {"cache", "shard_bytes", "teacher_seed", "form"}
     kd: float = 1.0
     feature: float = 0.5
     teacher_seed: int = 7
@@ -30,15 +36,21 @@ class Recipe(TrainRecipe):
     form: str = "fp32"
     shard_bytes: int = 2000
     plain: bool = False
+    dropout: float = 0.1
+    norm: bool = True
+    feature_from: int = 0
+    what: str = "lesson"
+    bad_step: int = -1
 
 
 class Net(nn.Module):
     """Images (B, 3, 8, 8) -> logits, with dropout and batch norm, so that resuming has something to get wrong."""
 
-    def __init__(self, width: int, dropout: float = 0.1) -> None:
+    def __init__(self, width: int, dropout: float = 0.1, *, norm: bool = True) -> None:
         super().__init__()
+        between = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.body = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(2)
+            nn.Conv2d(3, width, 3, padding=1), between, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(2)
         )
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * width, CLASSES))
 
@@ -67,7 +79,7 @@ def teacher_network(seed: int) -> nn.Module:
 class Lesson:
     """Learn labels, a teacher's logits, and its pooled features through an adapter."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, stage: Stage | None = None) -> None:
         self.recipe = recipe
         self.x, self.y = images()
         self.order = Order(SAMPLES, recipe.batch, recipe.seed)
@@ -81,21 +93,24 @@ class Lesson:
             )  # fmt: skip
             self.teacher = Teacher(network, points, inputs="x", keys="id", fill=True, cache=cache)
         seed_all(recipe.seed)
-        student = Net(8)
+        student = Net(8, recipe.dropout, norm=recipe.norm)
         heat = cosine(4, 2, 0, 30)
         self.objective = Objective(
             [
                 Term("task", labels, "out"),
                 Term("kd", kl, "out", "logits", weight=linear(0, recipe.kd, 4, 20), constants={"tau": heat}),
                 Term(
-                    "feature", self._flat, "pool", "pool", adapter=nn.Conv2d(8, 16, 1), weight=recipe.feature,
+                    "feature", self._flat, "pool", "pool", adapter=nn.Conv2d(8, 16, 1),
+                    weight=after(recipe.feature_from, recipe.feature),
                     only=lambda batch: batch["id"] % 3 > 0,
                 ),
             ]
         )  # fmt: skip
-        self.module: nn.Module = Student(student, {"pool": "body.3"}, self.objective)
+        self.module: Any = Student(student, {"pool": "body.3"}, self.objective)
         if recipe.plain:
             self.module = student
+        if stage is not None:
+            self.module.trains(stage.train, stage.freeze)
 
     @staticmethod
     def _flat(student: Tensor, teacher: Tensor) -> Tensor:
@@ -115,6 +130,8 @@ class Lesson:
         if self.recipe.plain:
             loss = nn.functional.cross_entropy(self.module(batch["x"]), batch["label"])
             return loss, {"task": loss.detach()}
+        if batch["step"] == self.recipe.bad_step:
+            batch = {**batch, "x": batch["x"] * torch.inf}
         taught = self.teacher(batch)
         seen: Seen = self.module(batch["x"])
         return self.objective(seen, taught, batch, batch["step"])
@@ -149,12 +166,104 @@ def recipe(**keys: Any) -> Recipe:
     )
 
 
+STAGES = (
+    Stage("head", 30, train=("head.*",)),
+    Stage("all", 60, until=Plateau("accuracy", 2), optimizer="new"),
+    Stage("cool", 40, freeze=("body.0.bias",), optimizer="keep"),
+)
+
+
+class Two(nn.Module):
+    """A generator and a critic in one module, so that both are saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic, self.generator = (
+            nn.Sequential(nn.Linear(2, 16), nn.Dropout(0.1), nn.SiLU(), nn.Linear(16, outs)) for outs in (1, 2)
+        )
+
+
+class Duel:
+    """A critic that learns three times for each time that the generator learns, with its own speed."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        seed_all(recipe.seed)
+
+        self.module: Any = Two()
+        self.players = Players({"critic": 3, "generator": 1})
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        groups = [
+            {"params": self.module.critic.parameters(), "lr_scale": 4.0, "betas": (0.0, 0.999)},
+            {"params": self.module.generator.parameters(), "betas": (0.5, 0.9)},
+        ]
+        return torch.optim.AdamW(groups)
+
+    def learning_rate(self, step: int) -> float:
+        return 1e-3
+
+    def batch(self, step: int) -> dict[str, Any]:
+        draws = generator(self.recipe.seed, 0, step)
+        return {"z": torch.randn(16, 2, generator=draws), "real": torch.randn(16, 2, generator=draws) + 3, "step": step}
+
+    def loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        critic, maker = self.module.critic, self.module.generator
+        with self.players.at(batch["step"], {"critic": critic, "generator": maker}) as turn:
+            fake = maker(batch["z"])
+            if turn == "critic":
+                loss = (
+                    nn.functional.softplus(critic(fake)).mean() + nn.functional.softplus(-critic(batch["real"])).mean()
+                )
+            else:
+                loss = nn.functional.softplus(-critic(fake)).mean()
+        return loss, {}
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        return {"weight": float(sum(p.sum() for p in module.parameters()))}
+
+    def fingerprint(self) -> str:
+        return "e" * 64
+
+
 def main(out: Path, keys: dict[str, Any]) -> None:
     settings = recipe(**keys)
-    fit(Lesson(settings), settings, out)
+    if settings.what == "stages":
+        fit_stages(STAGES, lambda stage: Lesson(settings, stage), settings, out)
+    else:
+        fit((Duel if settings.what == "duel" else Lesson)(settings), settings, out)
+
+
+def processes(count: int, out: Path, keys: dict[str, Any]) -> int:
+    """Train in several processes, as torchrun sets them up; return how many failed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    pids = []
+    for rank in range(count):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.environ.update({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+                main(out, keys)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    return sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in pids)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
+    if (number := asked.pop("processes", 1)) > 1:
+        sys.exit(processes(number, folder, asked))
+    main(folder, asked)

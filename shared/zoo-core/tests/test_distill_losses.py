@@ -142,6 +142,19 @@ def test_huge_inputs_stay_finite(case: Case) -> None:
     assert gradient.isfinite().all()
 
 
+@cases
+def test_what_is_not_a_number_is_not_hidden(case: Case) -> None:
+    student = drawn(*case.shape, seed=1)
+    student[(1, *[0] * (len(case.shape) - 1))] = torch.nan
+    ways = arguments(case)
+    if case.needs_mask:  # a frame that counts in every way of choosing
+        teacher = 9 * torch.nn.functional.one_hot(torch.ones(case.shape[:2], dtype=torch.long), case.shape[2]).double()
+    else:
+        teacher = drawn(*case.shape)
+    value = case.loss(student, case.target(teacher), **ways)
+    assert torch.isnan(value).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("loss", [kl, mse, cwd, spatial_attention, ctc_frames])
 def test_other_shapes_are_refused_with_what_to_do(loss: Callable[..., Tensor]) -> None:
     mask = {"mask": torch.ones(2, 5)} if loss is ctc_frames else {}

@@ -101,8 +101,9 @@ class SRTask:
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean absolute error over pixels and channels (equation 1 of the paper), in part against the teacher.
 
-        (1 - a) |out - high| + a |out - taught|, a being `teacher_share`. The second term is distillation of outputs; it
-        becomes a Term of `zoo_core.distill` when that exists.
+        (1 - a) |out - high| + a |out - taught|, a being `teacher_share`. The second term is distillation of outputs. As
+        what the teacher gave stands beside the true pixels, it needs no points, masks or schedules of
+        `zoo_core.distill`.
         """
         low, high, taught = self.cut(batch)
         output = self.module(low.contiguous(memory_format=torch.channels_last)).float()

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from zoo_core.catalog import find
 from zoo_core.errors import UsageError
-from zoo_core.weights.build import construct
-from zoo_core.weights.convert import recognise_file
-from zoo_core.weights.files import load_strict, read_tensors, sha256_of
+from zoo_core.weights.build import build, locate
+from zoo_core.weights.files import sha256_of
 from zoo_core.weights.find import find as find_weights
 from zoo_sr.sweep import NotFiniteError
 
@@ -51,18 +50,15 @@ class Teacher:
             UsageError: it enlarges by another factor, or does not work on [0, 1].
             WeightsError: no weights, or of no installed model.
         """
-        path = weight_file(name)
-        entry = find(recognise_file(path).model_id if name.suffix else str(name))
+        entry, found = locate(name)
         manifest = entry.manifest
         if manifest.outputs.scale != scale or manifest.inputs.range != (0, 1):
             raise UsageError(
                 f"teacher={name} is {manifest.id}, which cannot teach a model that enlarges {scale} times.",
                 f"Name one that enlarges {scale} times and works on [0, 1].",
             )
-        network = construct(entry)
-        load_strict(network, read_tensors(path)[0], what=str(path))
-        network = network.to(device).to(memory_format=torch.channels_last)
-        return cls(network, sha256_of(path), ensemble=ensemble)
+        network = build(entry, found, device=device, dtype=torch.float32).to(memory_format=torch.channels_last)
+        return cls(network, sha256_of(found.path), ensemble=ensemble)
 
     @torch.no_grad()
     def enlarge(self, low: Tensor) -> Tensor:

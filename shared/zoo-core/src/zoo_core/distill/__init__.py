@@ -26,13 +26,16 @@ if TYPE_CHECKING:
     from zoo_core.distill.student import Student
     from zoo_core.distill.targets import Sparse, TopK
     from zoo_core.distill.teacher import Teacher
+    from zoo_core.distill.teachers import CachedTeacher, Teachers
 
 _LAZY = {
+    "CachedTeacher": "teachers",
     "Objective": "objective",
     "Sparse": "targets",
     "Student": "student",
     "Teacher": "teacher",
     "TeacherCache": "cache",
+    "Teachers": "teachers",
     "Term": "objective",
     "TopK": "targets",
     "after": "schedules",
@@ -43,11 +46,13 @@ _LAZY = {
     "write_cache": "cache",
 }
 __all__ = [
+    "CachedTeacher",
     "Objective",
     "Sparse",
     "Student",
     "Teacher",
     "TeacherCache",
+    "Teachers",
     "Term",
     "TopK",
     "after",

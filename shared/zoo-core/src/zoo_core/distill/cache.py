@@ -35,7 +35,7 @@ Name: TypeAlias = tuple[str, int]
 """A sample and which view of it (the number of its augmentation; 0 without)."""
 
 HEADER, INDEX = "header.json", "index.parquet"
-SCALE = "|scale"
+SCALE, ENDS = "|scale", "|ends"
 SHOWN = 3
 
 
@@ -159,12 +159,13 @@ class TeacherCache:
             "Write the cache for these data, or let the teacher fill it (fill=true).",
         )
 
-    def read(self, names: Any, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+    def read(self, names: Any, *, device: torch.device | str = "cpu", frames: int | None = None) -> dict[str, Any]:
         """Return the outputs of samples, in their order, by point.
 
         Args:
             names: a tensor or list of sample numbers or texts, or pairs of sample and view.
             device: where they go.
+            frames: to how many frames outputs of different lengths are filled up with zeros; by default the longest's.
 
         Raises:
             InputError: samples are not here; names the first three.
@@ -174,7 +175,7 @@ class TeacherCache:
         if missing:
             raise self.lacks(missing)
         rows = [self._row(name) for name in wanted]
-        stacked = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+        stacked = {key: _together([row[key] for row in rows], frames) for key in rows[0]}
         return unpack({key: x.to(device) for key, x in _decoded(stacked).items()})
 
     def _row(self, name: Name) -> dict[str, Tensor]:
@@ -185,17 +186,32 @@ class TeacherCache:
             path = self.folder / self.header.shards[shard].file
             with safe_open(path, framework="pt", device="cpu") as file:
                 self._open[shard] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return {key: tensor[row] for key, tensor in self._open[shard].items()}
+        tensors = self._open[shard]
+        found = {}
+        for key, tensor in tensors.items():
+            if key.endswith(ENDS):
+                continue
+            ends = tensors.get(key + ENDS)
+            found[key] = tensor[row] if ends is None else tensor[int(ends[row - 1]) if row else 0 : int(ends[row])]
+        return found
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def add(self, names: Any, seen: Seen) -> None:
-        """Take in the outputs of samples; those that are here already stay. `flush` or a full shard writes them."""
+    def add(self, names: Any, seen: Seen, *, lengths: Tensor | None = None) -> None:
+        """Take in the outputs of samples; those that are here already stay. `flush` or a full shard writes them.
+
+        Args:
+            names: of the samples.
+            seen: their outputs.
+            lengths: (B,) frames of each sample: of outputs (B, T, ...) only those are kept, and given back padded.
+        """
         rows = _encoded(pack(seen.at), self.form)
         for number, name in enumerate(named(names)):
             if name in self._places or name in self._pending:
                 continue
             row = {key: tensor[number].clone() for key, tensor in rows.items()}
+            if lengths is not None:
+                row = {key: x[: int(lengths[number])].clone() if x.ndim else x for key, x in row.items()}
             self._pending[name] = row
             self._pending_bytes += sum(x.numel() * x.element_size() for x in row.values())
         if self._pending_bytes >= self.shard_bytes:
@@ -213,7 +229,15 @@ class TeacherCache:
         number = len(self.header.shards)
         path = self.folder / f"shard-{number:05d}.safetensors"
         names, rows = list(self._pending), list(self._pending.values())
-        data = save({key: torch.stack([row[key] for row in rows]).contiguous() for key in rows[0]})
+        tensors: dict[str, Tensor] = {}
+        for key in rows[0]:
+            parts = [row[key] for row in rows]
+            if len({x.shape for x in parts}) == 1:
+                tensors[key] = torch.stack(parts)
+            else:  # of different lengths: one behind the other, with where each ends
+                tensors[key] = torch.cat(parts)
+                tensors[key + ENDS] = torch.tensor([len(x) for x in parts]).cumsum(0)
+        data = save(tensors)
         try:
             # a shard of this number that is there already was never named in a header
             with whole(path, overwrite=True) as aside:
@@ -314,6 +338,16 @@ def named(names: Any) -> list[Name]:
         else:
             raise UsageError(f"{name!r} names no sample.", "Give numbers, texts, or pairs of these and a view.")
     return found
+
+
+def _together(rows: list[Tensor], frames: int | None) -> Tensor:
+    """Stack samples; those of different lengths are filled up with zeros first."""
+    if frames is None and len({x.shape for x in rows}) == 1:
+        return torch.stack(rows)
+    if rows[0].ndim == 0:  # a scale, say
+        return torch.stack(rows)
+    longest = max(frames or 0, *(len(x) for x in rows))
+    return torch.stack([torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])]) for x in rows])
 
 
 def _encoded(tensors: dict[str, Tensor], form: Form) -> dict[str, Tensor]:

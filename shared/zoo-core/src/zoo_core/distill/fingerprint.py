@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from zoo_core.errors import UsageError
 
 
 def of_state(module: nn.Module) -> str:
@@ -28,6 +32,26 @@ def of_texts(texts: Iterable[str]) -> str:
     for text in texts:
         _add(digest, text)
     return digest.hexdigest()
+
+
+def told(value: Any) -> str:
+    """Return a text that says all of a value or function, the same in every process.
+
+    Raises:
+        UsageError: it is a function without a name of its own.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = ", ".join(f"{f.name}={told(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        return f"{type(value).__module__}.{type(value).__qualname__}({fields})"
+    if not callable(value):
+        return repr(value)
+    name = getattr(value, "__qualname__", "")
+    if not name or "<" in name:
+        raise UsageError(
+            f"{value!r} cannot be told in a fingerprint.",
+            "Use a function of a module, or a frozen dataclass with __call__.",
+        )
+    return f"{getattr(value, '__module__', '')}.{name}"
 
 
 def _add(digest: hashlib._Hash, text: str) -> None:

@@ -11,12 +11,13 @@ import torch.distributed
 from torch import Tensor, nn
 
 from zoo_core.distill.batches import Pick, pick
-from zoo_core.distill.schedules import Schedule, at
+from zoo_core.distill.schedules import Constant, Schedule, at
 from zoo_core.errors import UsageError, ZooError, did_you_mean
 from zoo_core.probe import Seen
 
 Loss: TypeAlias = Callable[..., Tensor]
 Names: TypeAlias = str | tuple[str, ...]
+OWN_AVERAGE = "ema:"  # points of the student's own average, which the student hands out
 ADAPTED = "/adapted"  # where a student puts what a term's adapter made
 
 
@@ -28,7 +29,8 @@ class Term:
         name: in logs and messages.
         loss: (student, teacher, *, mask, constants) -> (B,); see `zoo_core.distill.losses`.
         student: name of the student's point, "out" for its output; several make a tuple of tensors.
-        teacher: name of the teacher's point, likewise; None: the loss gets the batch instead, for the labels.
+        teacher: name of the teacher's point, likewise ("ema:NAME": of the student's own average); None: the loss gets
+            the batch instead, for the labels.
         adapter: a module that is applied to the student's tensor and trained with it; see `Student`.
         weight: a number or a schedule; where it is 0 the loss is not computed.
         mask: which part of the batch says what counts inside a sample: (B, places...), True or a weight.
@@ -80,6 +82,13 @@ class Objective:
         """Return the weight of each term at a step."""
         return {term.name: float(at(term.weight, step)) for term in self.terms}
 
+    def changes(self) -> list[str]:
+        """Return the names of the terms with a weight or constant that depends on the step."""
+        return [
+            t.name for t in self.terms
+            if any(isinstance(x, Schedule) and not isinstance(x, Constant) for x in (t.weight, *t.constants.values()))
+        ]  # fmt: skip
+
     def __call__(
         self, student: Seen, teacher: Seen | None, batch: Any, step: int, *, totals: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -98,6 +107,11 @@ class Objective:
         """
         device_type = _device(student)
         weights = self.weights(step)
+        if device_type == "cuda" and torch.cuda.is_current_stream_capturing() and self.changes():
+            raise UsageError(
+                f"A CUDA graph would keep the weights of step {step} for ever: {', '.join(self.changes())} change.",
+                "Set graph=false, or make their weights and constants plain numbers.",
+            )
         # losses are float32 whatever the training's precision
         with torch.autocast(device_type, enabled=False):
             values, shares = self.per_sample(student, teacher, batch, step)
@@ -150,6 +164,8 @@ class Objective:
         ours = _named(student, name, f"The term {term.name!r}", "student")
         if term.teacher is None:
             theirs = batch
+        elif isinstance(term.teacher, str) and term.teacher.startswith(OWN_AVERAGE):
+            theirs = _named(student, term.teacher, f"The term {term.name!r}", "student with follow=")
         elif teacher is None:
             raise UsageError(f"The term {term.name!r} needs a teacher.", "Call the objective with what a teacher saw.")
         else:
@@ -172,9 +188,10 @@ class Objective:
         return value
 
     def _kept_alive(self, student: Seen, weights: Mapping[str, float]) -> Tensor | float:
-        """Adapters of terms of weight 0 get gradients of 0, for DDP waits for the gradient of every parameter."""
-        if _processes() == 1:
-            return 0.0
+        """Adapters of terms of weight 0 get gradients of 0: DDP waits for the gradient of every parameter.
+
+        In a single process too, so that both do the same (an optimiser's weight decay, say).
+        """
         idle = [t.name for t in self.terms if t.adapter is not None and weights[t.name] == 0]
         return sum((0.0 * student.at[name + ADAPTED].sum() for name in idle), start=0.0)
 

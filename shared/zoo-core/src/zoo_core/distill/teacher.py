@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from zoo_core.distill.batches import Pick, pick
 from zoo_core.distill.cache import TeacherCache
-from zoo_core.distill.fingerprint import of_state, of_texts
+from zoo_core.distill.fingerprint import of_state, of_texts, told
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.probe import AttentionView, Edit, Point, Probe, Seen
+from zoo_core.weights.build import build, locate
 
 Precision = Literal["fp32", "bf16-true", "fp16-true"]
 TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16-true": torch.bfloat16, "fp16-true": torch.float16}
@@ -36,6 +39,7 @@ class Teacher:
         compile: whether it is compiled.
         cache: outputs that were written down before; see `TeacherCache`.
         keys: which part of a batch names its samples, for the cache.
+        lengths: which part of a batch tells the frames of each sample, (B,); the cache then keeps no padding.
         fill: compute what the cache lacks, and add it; without it, that is an error.
 
     Raises:
@@ -56,6 +60,7 @@ class Teacher:
         compile: bool = False,
         cache: TeacherCache | None = None,
         keys: Pick | None = None,
+        lengths: Pick | None = None,
         fill: bool = False,
     ) -> None:
         module = module.eval().requires_grad_(False)
@@ -63,11 +68,11 @@ class Teacher:
             module = module.to(TYPES[precision])
         self._probe = (Probe(module, points, edits, views=views).eval(),)
         self._run: Any = torch.compile(self._probe[0]) if compile else self._probe[0]
-        self.inputs, self.precision, self.keys, self.fill = inputs, precision, keys, fill
-        self._told = [precision, preprocessing, *sorted(f"{n}={p!r}" for n, p in self._probe[0].points.items())]
+        self.inputs, self.precision, self.keys, self.lengths, self.fill = inputs, precision, keys, lengths, fill
+        self._told = [precision, preprocessing, *sorted(f"{n}={told(p)}" for n, p in self._probe[0].points.items())]
         self.transforms = dict(transforms or {})
-        self._told += [f"{name}->{change!r}" for name, change in sorted(self.transforms.items())]
-        self._told += [repr(edit) for edit in self._probe[0].edits]
+        self._told += [f"{name}->{told(change)}" for name, change in sorted(self.transforms.items())]
+        self._told += [told(edit) for edit in self._probe[0].edits]
         self._state = of_state(module)
         self._device = next((p.device for p in module.parameters()), None)
         self.cache = cache
@@ -75,6 +80,24 @@ class Teacher:
             if keys is None:
                 raise UsageError("A teacher with a cache must know the samples' names.", "Give `keys`.")
             cache.check_teacher(self.fingerprint)
+
+    @classmethod
+    def open(cls, name: str | Path, points: Mapping[str, Point | str], *, inputs: Pick, **options: Any) -> Teacher:
+        """Open an installed model, or a safetensors file of one, as a teacher.
+
+        Args:
+            name: model id or file.
+            points: as for the class.
+            inputs: as for the class.
+            options: as for the class.
+
+        Raises:
+            UsageError: no such model or point.
+            WeightsError: no weights, or weights of no installed model.
+        """
+        entry, found = locate(name)
+        module = build(entry, found, device=torch.device("cpu"), dtype=torch.float32)
+        return cls(module, points, inputs=inputs, **options)
 
     @property
     def fingerprint(self) -> str:
@@ -100,8 +123,11 @@ class Teacher:
         if missing and not self.fill:
             raise self.cache.lacks(missing)
         x = pick(batch, self.inputs)
+        frames = None if self.lengths is None else pick(batch, self.lengths)
         if missing:
-            self.cache.add(names, self.compute(x))
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                raise UsageError("Several processes cannot fill one cache.", "Fill it in a run of one process first.")
+            self.cache.add(names, self.compute(x), lengths=frames)
         return Seen(None, self.cache.read(names, device=_device_of(x)))
 
     @torch.no_grad()
@@ -124,9 +150,15 @@ class Teacher:
             at[name] = change(at[name])
         return Seen(seen.out, at)
 
+    def tensors(self) -> list[Tensor]:
+        """Return its weights and buffers."""
+        module = self._probe[0].module
+        return [*module.parameters(), *module.buffers()]
+
     def check_unchanged(self) -> None:
         """Raise if a weight or buffer has moved since the beginning (batch norm's statistics, say)."""
-        if of_state(self._probe[0].module) != self._state:
+        module: nn.Module = self._probe[0].module
+        if of_state(module) != self._state:
             raise ZooError(
                 "The teacher has changed during training: a weight or buffer is not what it was.",
                 "Give it a network of its own, not one that something else trains or runs in train mode.",

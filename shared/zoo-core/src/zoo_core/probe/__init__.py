@@ -9,7 +9,7 @@ Distillation, analysis and guidance all look through it; it knows none of them.
 """
 
 from zoo_core.probe.edits import Edit, KeyBias, ScaleHeads, TowardValue
-from zoo_core.probe.points import Point
+from zoo_core.probe.points import Point, output_shapes
 from zoo_core.probe.probe import Probe, Seen
 from zoo_core.probe.views import AttentionView, attention_view
 
@@ -23,4 +23,5 @@ __all__ = [
     "Seen",
     "TowardValue",
     "attention_view",
+    "output_shapes",
 ]

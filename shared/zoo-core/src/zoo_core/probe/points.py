@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
 
@@ -51,6 +52,30 @@ def submodule(module: nn.Module, path: str) -> nn.Module:
         near = nearest(path, known)
         raise UsageError(f"{type(module).__name__} has no module {path!r}.", f"The nearest are {', '.join(near)}.")
     return known[path]
+
+
+def output_shapes(module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, tuple[int, ...]]:
+    """Run a module once, and return the shape of each submodule's output by its path: the points that there are.
+
+    Submodules that did not run, or whose output is no tensor (nor begins with one), are left out.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    handles = []
+    for path, part in module.named_modules():
+
+        def note(_: nn.Module, __: Any, output: Any, path: str = path) -> None:
+            first = output[0] if isinstance(output, tuple | list) and output else output
+            if isinstance(first, Tensor):
+                shapes[path] = tuple(first.shape)
+
+        handles.append(part.register_forward_hook(note))
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: shapes[path] for path, _ in module.named_modules() if path in shapes}
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:

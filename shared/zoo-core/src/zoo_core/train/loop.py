@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +29,10 @@ from zoo_core.train.recipe import TrainRecipe
 from zoo_core.train.record import RunRecord, Status, commit, now, versions
 from zoo_core.train.resume import check_same_run, finished_record, optimizer_state, restore_optimizer, starting_point
 from zoo_core.train.signals import StopRequest, stop_requests
-from zoo_core.train.state import Checkpoint, sweep, write_checkpoint
+from zoo_core.train.state import Checkpoint, existing, read_checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step, number_format
 from zoo_core.train.structure import map_tensors, tensors_in
-from zoo_core.train.task import Configures, DescribesBatches, LearnsFromOthers, PublishesPart, Task
+from zoo_core.train.task import Configures, DescribesBatches, LearnsFromOthers, PublishesPart, Rehearses, Task
 from zoo_core.weights.build import CONFIG
 from zoo_core.weights.files import sha256_of, write_tensors
 
@@ -42,6 +42,7 @@ REHEARSED_STEPS = 50  # of a dry run with batches of several shapes, or as many 
 REHEARSED_SECONDS = 15.0  # allow
 
 Resume = Literal["auto", "never"] | Path
+Until = Callable[[Sequence[Mapping[str, float]]], bool]
 
 
 def fit(
@@ -52,6 +53,9 @@ def fit(
     resume: Resume = "auto",
     dry_run: bool = False,
     fabric: Fabric | None = None,
+    after: Path | None = None,
+    keep_optimizer: bool = False,
+    until: Until | None = None,
 ) -> RunRecord:
     """Train, and leave in `out` the weights, checkpoints, logs, curves, the resolved recipe and the run record.
 
@@ -66,6 +70,10 @@ def fit(
         dry_run: run three steps and one evaluation, write nothing, and say in the record's metrics what the whole run
             would take.
         fabric: what `launch` returned, for a task that needs a device before; by default it is launched here.
+        after: the folder of a run that this one continues with another task or recipe, as the next stage: where it has
+            no checkpoint of its own, weights, averages, generators and the count of steps are taken from there.
+        keep_optimizer: take its optimiser's state, too.
+        until: says from the metrics of all evaluations so far whether the run ends before its last step.
 
     Returns:
         The run record; its status is `time limit` if the recipe's time ran out (the run can be resumed).
@@ -79,8 +87,8 @@ def fit(
     bare = task.module
     try:
         with stop_requests() as request, number_format(recipe.precision):
-            run = _Run(task, recipe, out, fabric, request)
-            return run.rehearse() if dry_run else run.whole(resume)
+            run = _Run(task, recipe, out, fabric, request, until)
+            return run.rehearse() if dry_run else run.whole(resume, after, keep_optimizer=keep_optimizer)
     finally:
         task.module = bare
 
@@ -88,11 +96,15 @@ def fit(
 class _Run:
     """One session of a run: everything that `fit` needs to keep in hand."""
 
-    def __init__(self, task: Task, recipe: TrainRecipe, out: Path, fabric: Fabric, request: StopRequest) -> None:
+    def __init__(
+        self, task: Task, recipe: TrainRecipe, out: Path, fabric: Fabric, request: StopRequest, until: Until | None
+    ) -> None:
         self.task, self.recipe, self.out, self.fabric, self.request = task, recipe, out, fabric, request
+        self.until = until
         self.started = time.monotonic()
         self.earlier_seconds, self.sessions = 0.0, 1
         self.metrics: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
         self.hash = recipe_hash(recipe, without=recipe.may_change)
         self.fingerprint = task.fingerprint()
         self.identities = task.identities() if isinstance(task, LearnsFromOthers) else {}
@@ -108,13 +120,16 @@ class _Run:
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
-    def whole(self, resume: Resume) -> RunRecord:
+    def whole(self, resume: Resume, after: Path | None, *, keep_optimizer: bool) -> RunRecord:
         """Go from the starting point to the end, a signal or the time limit."""
         checkpoint = starting_point(self.out / "checkpoints", resume, self.fabric.is_global_zero)
         if checkpoint is not None:
             self._restore(checkpoint)
+        elif after is not None:
+            checkpoint = read_checkpoint(existing(after / "checkpoints")[0])
+            self._continue(checkpoint, keep_optimizer=keep_optimizer)
         done = checkpoint.step if checkpoint else 0
-        if done == self.recipe.steps and (record := finished_record(self.out, self.hash)):
+        if self._complete(done) and (record := finished_record(self.out, self.hash)):
             return record
         if self.fabric.is_global_zero:
             check_writable(self.out)
@@ -123,7 +138,7 @@ class _Run:
                 path.write_text(dump_recipe(self.recipe), encoding="utf-8")
         self.journal = self._journal(done)
         try:
-            done = self._train(done)
+            done = done if self._complete(done) else self._train(done)
         finally:
             if self.journal:
                 self.journal.close()
@@ -154,12 +169,18 @@ class _Run:
                 self._report(done)
             if evaluating:
                 self.metrics = self._evaluate()
+                self.history.append(self.metrics)
                 self._log_metrics(done)
-            if saving:
+            last = self._complete(done)
+            if saving or last:
                 self._save(done)
-            if stopping and not last:
+            if stopping or last:
                 break
         return done
+
+    def _complete(self, done: int) -> bool:
+        """Whether nothing is left to do: a function of what is saved, so a resumed run ends where it would have."""
+        return done == self.recipe.steps or bool(self.until and self.history and self.until(self.history))
 
     def _advance(self, step: int, batch: Any) -> None:
         batch = map_tensors(lambda tensor: tensor.to(self.fabric.device, non_blocking=True), batch)
@@ -250,6 +271,7 @@ class _Run:
                 "scaler": self.step.scaler.state_dict() if self.step.scaler else None,
                 "generators": states,
                 "metrics": self.metrics,
+                "history": self.history,
                 "seconds": self.earlier_seconds + self._seconds(),
                 "sessions": self.sessions,
                 "versions": versions(),
@@ -261,21 +283,33 @@ class _Run:
     def _restore(self, checkpoint: Checkpoint) -> None:
         data = checkpoint.data
         check_same_run(self.recipe, self.fingerprint, self.identities, checkpoint)
+        self._take(checkpoint, keep_optimizer=True)
+        self.metrics, self.earlier_seconds = data["metrics"], data["seconds"]
+        self.history = data.get("history", [])
+        self.sessions = data["sessions"] + 1
+        LOG.info("resumed after step %d of %d", checkpoint.step, self.recipe.steps)
+
+    def _continue(self, checkpoint: Checkpoint, *, keep_optimizer: bool) -> None:
+        """Begin where another run ended."""
+        self._take(checkpoint, keep_optimizer=keep_optimizer)
+        LOG.info("the next stage begins after step %d, and ends after step %d", checkpoint.step, self.recipe.steps)
+
+    def _take(self, checkpoint: Checkpoint, *, keep_optimizer: bool) -> None:
+        data = checkpoint.data
         self.module.load_state_dict(checkpoint.groups["model"])
         if self.ema is not None:
-            self.ema.load_state_dict(checkpoint.groups["ema"])
-        restore_optimizer(self.optimizer, checkpoint.groups["optimizer"], data["optimizer"])
+            # a stage before may have been without averages
+            self.ema.load_state_dict(checkpoint.groups.get("ema", checkpoint.groups["model"]))
+        if keep_optimizer:
+            restore_optimizer(self.optimizer, checkpoint.groups["optimizer"], data["optimizer"])
         if self.step.scaler is not None:
             self.step.scaler.load_state_dict(data["scaler"])
         rank = self.fabric.global_rank
         if rank < len(data["generators"]):
             restore_generators(data["generators"][rank])
-        self.metrics, self.earlier_seconds = data["metrics"], data["seconds"]
-        self.sessions = data["sessions"] + 1
-        LOG.info("resumed after step %d of %d", checkpoint.step, self.recipe.steps)
 
     def _finish(self, done: int) -> RunRecord:
-        finished = done == self.recipe.steps
+        finished = self._complete(done)
         if not self.fabric.is_global_zero:
             return self._record("finished" if finished else "time limit", done)
         draw_curves(self.out)
@@ -326,6 +360,9 @@ class _Run:
         """
         device, recipe, make = self.fabric.device, self.recipe, self._maker()
         self.pace = Pace(0)
+        if isinstance(self.task, Rehearses):
+            batch = map_tensors(lambda tensor: tensor.to(device), make(0))
+            LOG.info("%s", self.task.rehearse(batch))
 
         def timed(steps: Iterable[int], *, at_most_seconds: float = math.inf) -> tuple[float, int]:
             begin, count = time.perf_counter(), 0

@@ -72,6 +72,15 @@ class LearnsFromOthers(Protocol):
 
 
 @runtime_checkable
+class Rehearses(Protocol):
+    """A task with more to look at in a dry run than time and memory."""
+
+    def rehearse(self, batch: Any) -> str:
+        """Return what there is to say about a batch, which is on its device; raise if the run cannot work."""
+        ...
+
+
+@runtime_checkable
 class Configures(Protocol):
     """A task whose network is not quite that of the manifest: an alphabet that has grown, say."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.catalog import CatalogEntry, load_object
+from zoo_core.catalog import CatalogEntry, find, load_object
 from zoo_core.errors import UsageError, WeightsError
 from zoo_core.weights.files import load_strict, read_tensors
 from zoo_core.weights.find import FoundWeights
@@ -37,6 +38,27 @@ def construct(entry: CatalogEntry, config: Mapping[str, Any] | None = None) -> n
             f"The package {entry.package} is broken: install it again.",
         ) from error
     return module
+
+
+def locate(name: str | Path) -> tuple[CatalogEntry, FoundWeights]:
+    """Return the model and the weights that a name means.
+
+    Args:
+        name: a model id, whose weights are found as always; or a safetensors file (a name with a suffix), whose model
+            is seen from its keys and shapes.
+
+    Raises:
+        UsageError: no such model.
+        WeightsError: it has no weights, or they are of no installed model.
+    """
+    from zoo_core.weights.convert import recognise_file
+    from zoo_core.weights.find import find as find_weights
+
+    path = Path(name)
+    if path.suffix:
+        return find(recognise_file(path).model_id), FoundWeights(path, "path", None, "you named it")
+    entry = find(str(name))
+    return entry, find_weights(entry)
 
 
 def build(entry: CatalogEntry, found: FoundWeights | None, *, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -159,7 +159,8 @@ def _kl(s: Tensor, t: Tensor) -> Tensor:
 def _xlogx(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Sum p (log p - log q), with 0 log 0 = 0 also where log p is -inf."""
     p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
+    # not p > 0: that would hide NaN
+    return torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(-1)
 
 
 def _places(

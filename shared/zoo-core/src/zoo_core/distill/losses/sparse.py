@@ -35,8 +35,8 @@ def sparse_kl(student: Tensor, teacher: Sparse, *, mask: Tensor | None = None, t
     chosen = log_q.gather(-1, classes)
     kept = torch.logsumexp(chosen, -1)
     rest = log1mexp(kept)
-    values = torch.where(p > 0, p * (p.clamp(min=1e-38).log() - chosen), 0.0).sum(-1)
-    values = values + torch.where(r > 0, r * (r.clamp(min=1e-38).log() - rest), 0.0)
+    values = torch.where(p == 0, 0.0, p * (p.clamp(min=1e-38).log() - chosen)).sum(-1)
+    values = values + torch.where(r == 0, 0.0, r * (r.clamp(min=1e-38).log() - rest))
     return tau**2 * mean_inside(values, mask, dims=values.ndim - 1)
 
 

@@ -1,0 +1,82 @@
+"""More kinds of teachers: several at once, and none in memory at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from zoo_core.distill.batches import Pick, pick
+from zoo_core.distill.cache import TeacherCache
+from zoo_core.distill.fingerprint import of_texts
+from zoo_core.probe import Seen
+
+
+class Teaches(Protocol):
+    """What an objective's teacher must be able to do."""
+
+    @property
+    def identity(self) -> str:
+        """What it is, for a run's record and its resume."""
+        ...
+
+    def __call__(self, batch: Any) -> Seen:
+        """Return what it sees in a batch."""
+        ...
+
+
+class Teachers:
+    """Several teachers as one: the point `feat` of the teacher `clip` is "clip:feat".
+
+    For several teachers of one label space and temperature, `losses.logits.mixture` makes one target of them, which
+    gives the gradient of all for the price of one.
+
+    Args:
+        teachers: by name.
+    """
+
+    def __init__(self, teachers: Mapping[str, Teaches]) -> None:
+        self.teachers = dict(teachers)
+
+    @property
+    def identity(self) -> str:
+        """A sha256 of theirs."""
+        return of_texts(f"{name} {teacher.identity}" for name, teacher in sorted(self.teachers.items()))
+
+    def __call__(self, batch: Any) -> Seen:
+        """Return what all of them see; there is no one output."""
+        at = {}
+        for name, teacher in self.teachers.items():
+            seen = teacher(batch)
+            at.update({f"{name}:{point}": value for point, value in seen.at.items()})
+        return Seen(None, at)
+
+
+class CachedTeacher:
+    """A teacher of whom only the cache is left: no network in memory, and none needed.
+
+    Args:
+        cache: with the outputs of all samples.
+        keys: which part of a batch names its samples.
+    """
+
+    def __init__(self, cache: TeacherCache, keys: Pick) -> None:
+        self.cache, self.keys = cache, keys
+
+    @property
+    def identity(self) -> str:
+        """As of the teacher that wrote it, so that a run may go on with either (from fp32; other forms say theirs)."""
+        header = self.cache.header
+        return header.teacher if self.cache.exact else f"{header.teacher} {header.form}"
+
+    def __call__(self, batch: Any) -> Seen:
+        """Return what was written down.
+
+        Raises:
+            InputError: it lacks samples; names the first three.
+        """
+        names = pick(batch, self.keys)
+        device = names.device if isinstance(names, Tensor) else torch.device("cpu")
+        return Seen(None, self.cache.read(names, device=device))

@@ -158,12 +158,16 @@ PARTS = {
     "recipe of zoo-sr": lambda: keys(Recipe),
 }
 
+OTHERS = {"in-context"}  # parts that another tool makes: draw_in_context.py
+
 
 def filled(text: str) -> str:
     """Return a page with its made parts as they should be."""
 
     def made(match: re.Match[str]) -> str:
         name = match[1]
+        if name in OTHERS:
+            return match[0]
         return f"<!-- made: {name} -->\n\n{PARTS[name]()}\n\n<!-- end: {name} -->"
 
     return re.sub(r"<!-- made: ([\w -]+) -->\n.*?<!-- end: \1 -->", made, text, flags=re.DOTALL)

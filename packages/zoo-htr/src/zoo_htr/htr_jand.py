@@ -21,6 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo_core.attention import Distance, Padding, attend
+from zoo_core.attention.masks import Mask
+from zoo_core.nn.squeeze import SqueezeExcitation
 from zoo_htr.alphabet import BLANK, Alphabet
 
 STRIDES = ((2, 2), (1, 1), (2, 2), (1, 1), (2, 1), (2, 1))  # (height, width) of the six stages
@@ -102,28 +105,6 @@ class FullGatedConv2d(nn.Module):
         return gated
 
 
-class SqueezeExcitation(nn.Module):
-    """x times sigmoid(W2 relu(W1 s + b1) + b2) a channel, s the mean over the line's own columns (L3).
-
-    Args:
-        channels: C; the hidden layer has max(4, C / 8).
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        hidden = max(4, channels // 8)
-        self.fc1, self.fc2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Scale x (B, C, H, W) by its channels' gates; mask (B, 1, 1, W)."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        count = mask.to(wide.dtype).sum(dim=(1, 2, 3)) * x.shape[2]
-        # x is zero where the mask is
-        mean = wide.sum(dim=(2, 3)) / count[:, None].clamp_min(1)
-        gate = torch.sigmoid(self.fc2(functional.relu(self.fc1(mean.to(self.fc1.weight.dtype)))))
-        return x * gate[:, :, None, None].to(x.dtype)
-
-
 class Stage(nn.Module):
     """Convolution 3x3, batch norm, PReLU, and in all stages but the last a gate and squeeze-and-excitation.
 
@@ -148,14 +129,9 @@ class Stage(nn.Module):
         """Return (B, C, H', W'), zero where mask (B, 1, 1, W') is (L2): biases and shifts make padding non-zero."""
         x = self.act(self.bn(self.conv(x), mask)) * mask
         if self.gate is not None and self.se is not None:
-            x = self.se(self.gate(x) * mask, mask)
+            x = self.se(self.gate(x), mask) * mask
         dropped: Tensor = self.drop(x)
         return dropped
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d_h) + bias) v for (B, heads, T, d_h); bias broadcasts to (B, heads, T, T)."""
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
 
 
 class SelfAttention(nn.Module):
@@ -171,10 +147,10 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, y: Tensor, padding: Tensor) -> Tensor:
-        """Mix the frames y (B, T, d); padding (B, 1, 1, T) is -inf at keys that are padding, else 0 (L4)."""
+    def forward(self, y: Tensor, frames: Mask | None) -> Tensor:
+        """Mix the frames y (B, T, d); `frames` says which of them are a line's own (L4)."""
         q, k, v = self.project(y)
-        mixed: Tensor = self.out(_attend(q, k, v, padding).transpose(1, 2).flatten(2))
+        mixed: Tensor = self.out(attend(q, k, v, mask=frames).out.transpose(1, 2).flatten(2))
         return mixed
 
     def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,18 +177,13 @@ class ProximaAttention(SelfAttention):
         self.mu = nn.Parameter(torch.zeros(heads))
         self.gain = nn.Parameter(torch.ones(heads))
 
-    def forward(self, y: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, y: Tensor, frames: Mask | None) -> Tensor:
         """As `SelfAttention.forward`."""
         q, k, v = self.project(y)
         q = q * self.gain[:, None, None].to(q.dtype)
-        mixed: Tensor = self.out(_attend(q, k, v, self.bias(y.shape[1]) + padding).transpose(1, 2).flatten(2))
+        near = Distance("laplace", functional.softplus(self.rho), self.mu)
+        mixed: Tensor = self.out(attend(q, k, v, mask=frames, bias=near).out.transpose(1, 2).flatten(2))
         return mixed
-
-    def bias(self, frames: int) -> Tensor:
-        """Return what is added to the logits, (heads, T, T), at least fp32."""
-        place = torch.arange(frames, device=self.rho.device, dtype=torch.promote_types(self.rho.dtype, torch.float32))
-        distance = (place[None, :] - place[:, None] - self.mu[:, None, None]).abs()
-        return -functional.softplus(self.rho.to(place.dtype))[:, None, None] * distance
 
 
 class JointBlock(nn.Module):
@@ -235,10 +206,10 @@ class JointBlock(nn.Module):
         self.ff1, self.ff2 = nn.Linear(width, feed_forward), nn.Linear(feed_forward, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, padding: Tensor, mask: Tensor) -> Tensor:
-        """Return x (B, T, d) after the block, zero where mask (B, T, 1) is; padding as in `SelfAttention.forward`."""
+    def forward(self, x: Tensor, frames: Mask, mask: Tensor) -> Tensor:
+        """Return x (B, T, d) after the block, zero where mask (B, T, 1) is; frames as in `SelfAttention.forward`."""
         y = self.norm1(x)
-        mixed = [branch(y, padding) for branch in (self.mhsa, self.proxima) if branch is not None]
+        mixed = [branch(y, frames) for branch in (self.mhsa, self.proxima) if branch is not None]
         if self.fuse is not None:
             gate = torch.sigmoid(self.fuse(torch.cat(mixed, dim=2)))
             joint = gate * mixed[0] + (1 - gate) * mixed[1]
@@ -331,15 +302,12 @@ class HTRJAND(nn.Module):
 
     def read(self, features: Tensor, lengths: Tensor) -> Frames:
         """Run the blocks and the output layer on what `encode` gave."""
-        valid = valid_columns(lengths, features.shape[1])
-        # a line of no columns has one key, so that no row of the softmax is empty
-        keys = valid_columns(lengths.clamp_min(1), features.shape[1])
-        padding = torch.zeros_like(keys, dtype=torch.float32).masked_fill(~keys, -math.inf)[:, None, None]
+        frames = Padding(lengths)
         x = self.proj_norm(self.proj(features))
-        mask = valid[:, :, None].to(x.dtype)
+        mask = valid_columns(lengths, features.shape[1])[:, :, None].to(x.dtype)
         x = x * mask
         for block in self.blocks:
-            x = block(x, padding, mask)
+            x = block(x, frames, mask)
         logits = self.head(self.drop(self.norm(x)))
         return Frames(logits * mask.to(logits.dtype), lengths)
 

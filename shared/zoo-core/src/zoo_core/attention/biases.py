@@ -140,8 +140,9 @@ class Distance(Bias):
         if self.lam.ndim != 1 or (self.mu is not None and self.mu.shape != self.lam.shape):
             mu = "" if self.mu is None else f", mu {tuple(self.mu.shape)}"
             raise ValueError(f"Distance: lam has shape {tuple(self.lam.shape)}{mu}; both must be (heads,)")
-        # on CUDA the comparison would wait for the device
-        if self.lam.device.type == "cpu" and not bool((self.lam.detach() >= 0).all()):
+        # on CUDA the comparison would wait for the device, in a compiled function break the graph
+        looked_at = self.lam.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looked_at and not bool((self.lam.detach() >= 0).all()):
             raise ValueError("Distance: lam has a negative entry or NaN; it must be 0 or more (use softplus or exp)")
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -79,9 +78,9 @@ class Call:
         """The type of scores: fp32, or fp64 for fp64."""
         return torch.promote_types(self.q.dtype, torch.float32)
 
-    @cached_property
+    @property
     def pairs(self) -> Pairs:
-        """All pairs."""
+        """All pairs; made anew each time, as torch.compile cannot look into a cached property's lock."""
         return self.pairs_of(torch.arange(self.q.shape[2], device=self.q.device))
 
     def pairs_of(self, queries: Tensor) -> Pairs:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import import_module
 from math import prod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from zoo_core.attention.backends import band, chunked, flex, reference, sdpa
 from zoo_core.attention.biases import Bias
 from zoo_core.attention.call import Call, Normalise, Result, make_call
 from zoo_core.attention.masks import EMPTY, TILE, Mask
@@ -20,6 +20,7 @@ from zoo_core.errors import UsageError
 
 Backend = Literal["auto", "reference", "chunked", "sdpa", "flex", "band"]
 BACKENDS = ("reference", "chunked", "sdpa", "flex", "band")
+_MODULES = {"reference": reference, "chunked": chunked, "sdpa": sdpa, "flex": flex, "band": band}
 LONG = 1024  # keys below which torch's SDPA with a table wins over skipping tiles, by 3 to 5 times on an H200
 SPARSE = 0.5  # share of tiles in use above which skipping the others does not pay
 TABLE_BYTES = 1 << 30  # largest table of a mask or bias that is built unasked
@@ -83,7 +84,8 @@ def run(call: Call, backend: Backend = "auto") -> Result:
 
 
 def _module(backend: str) -> Any:
-    return import_module(f"zoo_core.attention.backends.{backend}")
+    # by name from what is imported above: torch.compile breaks its graph at an import
+    return _MODULES[backend]
 
 
 def refusal(backend: str, call: Call) -> str:
@@ -117,9 +119,7 @@ def choose(call: Call) -> tuple[str, str]:
 
 def table_bytes(call: Call) -> int:
     """Return the bytes of the table that SDPA would read for mask and bias; 0 if it needs none."""
-    from zoo_core.attention.backends.sdpa import needs_table
-
-    table = call.bias if needs_table(call) else None
+    table = call.bias if sdpa.needs_table(call) else None
     if table is None and (call.mask is None or call.causal):
         return 0
     shape = merged(*(value.shape for value in (call.mask, table) if value is not None))

@@ -202,7 +202,7 @@ def read(
     readings: list[dict[int, Reading]] = [{} for _ in decoders]
     for batch in _batches(lines):
         start = time.perf_counter()
-        pictures = [lines[i].pixels() for page in batch for i in page]
+        pictures = [lines[i].pixels for page in batch for i in page]  # decoded beside the computation
         log_probs = iter(reader.log_probs(pictures))
         pages = [[next(log_probs) for _ in page] for page in batch]
         network_seconds += time.perf_counter() - start

@@ -178,7 +178,8 @@ class Folded:
         network = copy.deepcopy(network)
         self.stages = [FoldedStage.of(cast(Stage, stage)) for stage in network.stages]
         # the last stage's maps are (row, column, channel) here, and channel after channel in the network
-        rows = network.proj.weight.unflatten(1, (-1, network.height // HEIGHT_OVER)).transpose(1, 2)
+        weight = network.proj.weight
+        rows = weight.view(len(weight), -1, network.height // HEIGHT_OVER).transpose(1, 2)
         self.proj_weight, self.proj_bias = rows.flatten(1).contiguous(), network.proj.bias
         self.proj_norm, self.norm, self.head = network.proj_norm, network.norm, network.head
         self.blocks = [FoldedBlock.of(cast(JointBlock, block)) for block in network.blocks]
@@ -220,8 +221,9 @@ def fits(network: HTRJAND) -> bool:
 def _scaled_qkv(attention: SelfAttention, gain: Tensor) -> tuple[Tensor, Tensor]:
     """Return weight (3, h, d_h, d) and bias (3, h, d_h) of an attention, the queries times gain / sqrt(d_h)."""
     heads = attention.heads
-    weight = attention.qkv.weight.unflatten(0, (3, heads, -1)).clone()
-    bias = attention.qkv.bias.unflatten(0, (3, heads, -1)).clone()
+    width = attention.qkv.in_features
+    weight = attention.qkv.weight.view(3, heads, -1, width).clone()
+    bias = attention.qkv.bias.view(3, heads, -1).clone()
     scale = gain / math.sqrt(weight.shape[2])
     weight[0] *= scale[:, None, None]
     bias[0] *= scale[:, None]

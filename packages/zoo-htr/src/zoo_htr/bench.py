@@ -85,16 +85,22 @@ def bench(
 
         return Way(name, kept, _codes, limits, note=note)
 
-    def ours(decoder: str, *, deterministic: bool = False) -> Callable[[], list[str]]:
-        reader = LineReader(network, device=where, deterministic=deterministic)
+    def ours(decoder: str, **how: bool) -> Callable[[], list[str]]:
+        reader = LineReader(network, device=where, **how)
         chosen = Decoder.by_options(entry, network, HTROptions.model_validate({"decoder": decoder}))
         return lambda: read(reader, [chosen], lines, step=_nothing)[0].texts
 
-    ways = [
-        way("ours", ours("greedy"), SAME, "greedy, batches of like widths"),
-        way("ours one by one", ours("greedy", deterministic=True), SAME, "as --deterministic"),
-        way("ours beam", ours("beam"), None, "beam search with n-grams: another text"),
-    ]
+    if where.type == "cpu":
+        ways = [
+            way("ours", ours("greedy"), SAME, "greedy, a line a thread"),
+            way("ours in batches", ours("greedy", plain=True), SAME, "the network as it is, lines of like widths"),
+        ]
+    else:
+        ways = [
+            way("ours", ours("greedy"), SAME, "greedy, batches of like widths"),
+            way("ours one by one", ours("greedy", deterministic=True), SAME, "as --deterministic"),
+        ]
+    ways.append(way("ours beam", ours("beam"), None, "beam search with n-grams: another text"))
     missing = []
     for name in against:
         try:

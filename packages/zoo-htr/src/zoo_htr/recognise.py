@@ -98,7 +98,9 @@ class LineReader:
         assert self.folded is not None  # noqa: S101 (for mypy)
         line = self._prepared(picture)
         result = torch.empty(0, len(self.network.alphabet))
-        for part in _parts(0, line) if line is not None else ():
+        if line is None:
+            return result
+        for part in _parts(0, line):
             pixels = torch.from_numpy(line[None, :, part.start : part.end])
             shades = standardise(pixels, torch.tensor([pixels.shape[2]]))
             fresh = self.folded(shades[0, 0]).log_softmax(1)

@@ -209,7 +209,7 @@ def test_bench_says_speed_and_errors_of_each_way(
     monkeypatch.setenv("ZOO_PACKS", str(tmp_path))
     report = bench(STUDENT, weights=weights, size="4", rounds=1, device="cpu")
     assert report.size == "4 lines of bar codes"
-    assert set(report.facts["lines_per_second"]) == set(report.facts["cer"]) == {"ours", "ours one by one", "ours beam"}
+    assert set(report.facts["lines_per_second"]) == set(report.facts["cer"]) >= {"ours", "ours in batches", "ours beam"}
     assert report.agrees
     assert "lines a second" in report.text()
     for size in ("0", "64x800", "-3"):

@@ -17,18 +17,44 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo_core.errors import UsageError
 from zoo_core.nn.squeeze import SqueezeExcitation
 from zoo_htr.htr_jand import HEIGHT_OVER, HTRJAND, JointBlock, SelfAttention, Stage
 
 STEP = 64  # canvases are multiples of it: oneDNN prepares every convolution once a width, which takes as long as a line
+_AT_ONCE = 32
+_BLOCK_BYTES = 31 << 20  # glibc learns nothing from 32 MiB and more
 _LAST = torch.channels_last
+
+
+class Convolution:
+    """A convolution 3x3 with padding 1.
+
+    Args:
+        weight: (O, I, 3, 3).
+        bias: (O,).
+        stride: (height, width).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, stride: tuple[int, int]) -> None:
+        self.weight, self.bias, self.stride = weight.contiguous(memory_format=_LAST), bias, stride
+
+    def __call__(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """(1, I, H, W) times scale (I,) -> (1, O, H', W'), both channels_last."""
+        # scaling the few weights instead of the map gives the same sums
+        weight = self.weight if scale is None else self.weight * scale[:, None, None]
+        return functional.conv2d(x, weight, self.bias, self.stride, padding=1)
+
+
+Make: TypeAlias = Callable[[Tensor, Tensor, tuple[int, int]], Convolution]
 
 
 @dataclass(frozen=True)
@@ -36,39 +62,32 @@ class FoldedStage:
     """A stage of the convolutions.
 
     Args:
-        weight: (O, I, 3, 3) of the convolution, times the scale of batch norm.
-        bias: (O,), its shift.
+        conv: with batch norm in it.
         slope: (O,) of PReLU.
-        stride: (height, width).
-        gate_weight: (2 O, O, 3, 3), None in the last stage.
-        gate_bias: (2 O,).
-        squeeze: squeeze-and-excitation.
+        gate: the gate's convolution, None in the last stage.
+        squeeze: squeeze-and-excitation, None in the last stage.
     """
 
-    weight: Tensor
-    bias: Tensor
+    conv: Convolution
     slope: Tensor
-    stride: tuple[int, int]
-    gate_weight: Tensor | None
-    gate_bias: Tensor | None
+    gate: Convolution | None
     squeeze: SqueezeExcitation | None
 
     @classmethod
-    def of(cls, stage: Stage) -> FoldedStage:
+    def of(cls, stage: Stage, make: Make) -> FoldedStage:
         """Fold a stage in evaluation mode."""
         bn = stage.bn
         assert bn.running_mean is not None  # noqa: S101 (for mypy: track_running_stats is on)
         assert bn.running_var is not None  # noqa: S101
         scale = bn.weight.double() * (bn.running_var.double() + bn.eps).rsqrt()
-        weight = (stage.conv.weight * scale[:, None, None, None]).float().contiguous(memory_format=_LAST)
+        weight = (stage.conv.weight * scale[:, None, None, None]).float()
         bias = (bn.bias - bn.running_mean * scale).float()
-        stride = cast(tuple[int, int], stage.conv.stride)
+        conv = make(weight, bias, cast(tuple[int, int], stage.conv.stride))
         if stage.gate is None:
-            return cls(weight, bias, stage.act.weight, stride, None, None, None)
+            return cls(conv, stage.act.weight, None, None)
         gate = stage.gate.conv
         assert gate.bias is not None  # noqa: S101 (for mypy)
-        gate_weight = gate.weight.contiguous(memory_format=_LAST)
-        return cls(weight, bias, stage.act.weight, stride, gate_weight, gate.bias, stage.se)
+        return cls(conv, stage.act.weight, make(gate.weight, gate.bias, (1, 1)), stage.se)
 
     def __call__(self, x: Tensor, columns: int, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Run the stage on one line.
@@ -81,14 +100,14 @@ class FoldedStage:
         Returns:
             (1, O, H', W') likewise, and the scale of its channels, None in the last stage.
         """
-        weight = self.weight if scale is None else self.weight * scale[:, None, None]
-        x = functional.prelu(functional.conv2d(x, weight, self.bias, self.stride, padding=1), self.slope)
+        x = functional.prelu(self.conv(x, scale), self.slope)
         x[..., columns:] = 0
-        if self.gate_weight is None or self.squeeze is None:
+        if self.gate is None or self.squeeze is None:
             return x, None
-        z = functional.conv2d(x, self.gate_weight, self.gate_bias, padding=1)
-        # of all channels, though a half would do: the loop over a pixel's half is too short for vectors
-        x = z[:, : x.shape[1]] * z.sigmoid()[:, x.shape[1] :]
+        z, channels = self.gate(x), x.shape[1]
+        # PyTorch's loops take 32 numbers at once and the rest of a pixel's one by one: so rather some of `linear` too
+        opened = z[:, max(0, 2 * channels - -(-channels // _AT_ONCE) * _AT_ONCE) :].sigmoid()
+        x = z[:, :channels] * opened[:, -channels:]
         x[..., columns:] = 0
         means = x.sum(dim=(2, 3)) / (x.shape[2] * max(columns, 1))
         return x, self.squeeze.gate(means)[0]
@@ -171,12 +190,16 @@ class Folded:
 
     Args:
         network: in evaluation mode, float32, on the CPU, with both attentions; see `fits`. Its weights are copied.
+        make: makes the convolutions; `zoo_htr.int8.convolution` makes them approximate.
     """
 
     @torch.no_grad()
-    def __init__(self, network: HTRJAND) -> None:
+    def __init__(self, network: HTRJAND, make: Make = Convolution) -> None:
+        # Until it has seen a block of such a size freed, glibc returns the memory of every map to the system and takes
+        # it anew, page by page: a tenth of the time. The block itself is never touched.
+        torch.empty(_BLOCK_BYTES, dtype=torch.uint8)
         network = copy.deepcopy(network)
-        self.stages = [FoldedStage.of(cast(Stage, stage)) for stage in network.stages]
+        self.stages = [FoldedStage.of(cast(Stage, stage), make) for stage in network.stages]
         # the last stage's maps are (row, column, channel) here, and channel after channel in the network
         weight = network.proj.weight
         rows = weight.view(len(weight), -1, network.height // HEIGHT_OVER).transpose(1, 2)
@@ -198,7 +221,7 @@ class Folded:
         x = functional.pad(line, (0, -columns % STEP))[None, None]
         scale: Tensor | None = None
         for stage in self.stages:
-            columns = -(-columns // stage.stride[1])
+            columns = -(-columns // stage.conv.stride[1])
             x, scale = stage(x, columns, scale)
         # (1, C, rows, W) -> (T, rows C)
         frames = x[0, :, :, :columns].permute(2, 1, 0).flatten(1)
@@ -216,6 +239,25 @@ def fits(network: HTRJAND) -> bool:
     weight = network.head.weight
     both = all(getattr(block, "fuse", None) is not None for block in network.blocks)
     return both and weight.device.type == "cpu" and weight.dtype == torch.float32 and not network.training
+
+
+def fastest(network: HTRJAND, precision: str = "fp32") -> Folded | None:
+    """Return the engine for a network here; None where the network itself, in batches, is the fastest there is.
+
+    Args:
+        network: in evaluation mode, where it is to run; in float32 for int8.
+        precision: int8 for convolutions in 8 bits; others are those of the network.
+
+    Raises:
+        UsageError: this machine cannot compute in int8.
+    """
+    if precision != "int8":
+        return Folded(network) if fits(network) else None
+    from zoo_htr.int8 import convolution, supported
+
+    if not fits(network) or not supported():
+        raise UsageError("int8 runs on CPUs that have VNNI instructions.", "Use --precision fp32, or --device cpu.")
+    return Folded(network, convolution)
 
 
 def _scaled_qkv(attention: SelfAttention, gain: Tensor) -> tuple[Tensor, Tensor]:

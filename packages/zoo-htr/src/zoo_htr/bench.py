@@ -27,6 +27,7 @@ from zoo_htr.data import scribbles
 from zoo_htr.decode import Decoder
 from zoo_htr.eval import read, read_by_peer
 from zoo_htr.htr_jand import HTRJAND
+from zoo_htr.int8 import supported
 from zoo_htr.metrics import score
 from zoo_htr.options import HTROptions
 from zoo_htr.peers import PEERS, peer
@@ -85,7 +86,7 @@ def bench(
 
         return Way(name, kept, _codes, limits, note=note)
 
-    def ours(decoder: str, **how: bool) -> Callable[[], list[str]]:
+    def ours(decoder: str, **how: Any) -> Callable[[], list[str]]:
         reader = LineReader(network, device=where, **how)
         chosen = Decoder.by_options(entry, network, HTROptions.model_validate({"decoder": decoder}))
         return lambda: read(reader, [chosen], lines, step=_nothing)[0].texts
@@ -95,6 +96,8 @@ def bench(
             way("ours", ours("greedy"), SAME, "greedy, a line a thread"),
             way("ours in batches", ours("greedy", plain=True), SAME, "the network as it is, lines of like widths"),
         ]
+        if supported():
+            ways.append(way("ours int8", ours("greedy", precision="int8"), None, "--precision int8: another text"))
     else:
         ways = [
             way("ours", ours("greedy"), SAME, "greedy, batches of like widths"),

@@ -93,7 +93,7 @@ def evaluate(
         against: peers, such as rapidocr.
         protocol: the decoder: greedy (default) or beam, with the calibration of the weights if they have one.
         device: auto, cpu, cuda.
-        precision: fp32, bf16, fp16.
+        precision: fp32, bf16, fp16, int8.
         limit: only the first lines.
         offline: ask no network for weights.
         progress: told how many lines are done, of how many.
@@ -116,7 +116,7 @@ def evaluate(
     where = choose_device(device)
     path = find_pack(data, below=PACKS_BELOW)
     found = find(entry, weights=weights, offline=offline)
-    network = build(entry, found, device=where, dtype=DTYPES[precision])
+    network = build(entry, found, device=where, dtype=DTYPES.get(precision, torch.float32))
     assert isinstance(network, HTRJAND)  # noqa: S101 - the manifest names this class
     decoders = [
         Decoder.by_options(entry, network, HTROptions.model_validate({"decoder": name})) for name in _wanted(decoder)
@@ -131,7 +131,7 @@ def evaluate(
         if progress:
             progress(done, total)
 
-    outcomes = read(LineReader(network, device=where), decoders, lines, step=step)
+    outcomes = read(LineReader(network, device=where, precision=precision), decoders, lines, step=step)
     others: dict[str, Outcome] = {f"{d.decoder} decoder": o for d, o in zip(decoders[1:], outcomes[1:], strict=True)}
     if against:
         from zoo_htr.peers import peer

@@ -81,8 +81,8 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
     ) -> None:
         super().__init__(entry, module, device=device, precision=precision, options=options)
         network = cast(HTRJAND, module)
-        quick = network if precision == "fp32" else copy.deepcopy(network).to(DTYPES[precision])
-        self._reader = LineReader(quick, device=device, deterministic=options.deterministic)
+        quick = network if precision in ("fp32", "int8") else copy.deepcopy(network).to(DTYPES[precision])
+        self._reader = LineReader(quick, device=device, deterministic=options.deterministic, precision=precision)
         self._decoder = Decoder.by_options(entry, network, options)
         self._table = read_table(options.image_map) if options.image_map else None
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo_htr.backends import STEP, Folded, fits
+from zoo_htr.backends import STEP, fastest
 from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.normalise import Pixels, prepare, standardise
 
@@ -47,6 +47,10 @@ class LineReader:
         deterministic: every line alone on a canvas of its size class: the same bits whatever else is read with it.
             `Folded` does that anyway.
         plain: run the network as it is, in batches, where `Folded` would do the same faster.
+        precision: int8 for convolutions in 8 bits, of a network in float32; all others are the network's own.
+
+    Raises:
+        UsageError: this machine cannot compute in int8.
     """
 
     def __init__(
@@ -57,11 +61,12 @@ class LineReader:
         pixels: int = 1 << 14,
         deterministic: bool = False,
         plain: bool = False,
+        precision: str = "fp32",
     ) -> None:
         self.network, self.device, self.pixels = network, torch.device(device), pixels
         self.deterministic = deterministic
         self.dtype = network.head.weight.dtype
-        self.folded = Folded(network) if fits(network) and not plain else None
+        self.folded = None if plain else fastest(network, precision)
 
     def log_probs(self, lines: Sequence[Picture]) -> list[Tensor]:
         """Read lines.

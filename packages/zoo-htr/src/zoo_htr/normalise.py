@@ -37,7 +37,7 @@ def prepare(grey: Pixels, *, height: int = HEIGHT) -> Pixels:
     """
     if grey.ndim != 2 or grey.dtype != np.uint8 or not grey.size:
         raise ValueError(f"a line is (h, w) uint8 with pixels in it, not {grey.shape} {grey.dtype}")
-    counts = _line_counts(torch.from_numpy(grey)).numpy()
+    counts = np.bincount(grey.ravel(), minlength=256)
     low, middle, high = (_percentile(counts, q) for q in (1, 50, 99))
     if high - low >= LEAST_CONTRAST and 2 * middle < low + high:
         grey = 255 - grey  # light ink on dark paper
@@ -87,17 +87,13 @@ def statistics(grey: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 def _counts(grey: Tensor, valid: Tensor) -> Tensor:
     """Return how many valid pixels of each line have each of the 256 levels, (B, 256) of whole numbers."""
-    if grey.device.type == "cpu":  # a sixth of the time of what one launch on a GPU does for all lines
-        return torch.stack([_line_counts(line[:, : int(own.sum())]) for line, own in zip(grey, valid, strict=True)])
+    if grey.device.type == "cpu":  # in a fraction of the time of what suits a GPU
+        own = [line[:, : int(kept.sum())].flatten().to(torch.uint8) for line, kept in zip(grey, valid, strict=True)]
+        return torch.stack([torch.bincount(pixels, minlength=256) for pixels in own])
     beyond = 256  # where the pixels of the padding are counted
     bins = torch.where(valid, grey.long(), beyond).flatten(1)
     counts = torch.zeros(len(grey), beyond + 1, dtype=torch.int32, device=grey.device)
     return counts.scatter_add_(1, bins, torch.ones_like(bins, dtype=torch.int32))[:, :beyond]
-
-
-def _line_counts(grey: Tensor) -> Tensor:
-    """Return how many pixels of one line have each of the 256 levels, (256,) int64."""
-    return torch.bincount(grey.flatten().to(torch.uint8), minlength=256)
 
 
 def _percentile(counts: NDArray[np.int64], percent: float) -> float:

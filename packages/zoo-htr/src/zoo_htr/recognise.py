@@ -106,7 +106,7 @@ class LineReader:
         if line is None:
             return result
         for part in _parts(0, line):
-            pixels = torch.from_numpy(line[None, :, part.start : part.end])
+            pixels = torch.from_numpy(line[None, :, part.start : part.end].copy())  # it may be read-only
             shades = standardise(pixels, torch.tensor([pixels.shape[2]]))
             fresh = self.folded(shades[0, 0]).log_softmax(1)
             result = _joined(result, fresh, part.start // STRIDE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -80,14 +81,10 @@ def test_any_width_and_contrast(width: int, contrast: float) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_double_network_says_that_only_rounding_differs() -> None:
-    """In float64 nothing is left of the difference, so it is no term that was forgotten."""
-    network = trained(tiny()).double()
-    engine = Folded(network.float())
-    line = torch.randn(64, 150)
+def test_it_is_as_near_to_the_exact_values_as_the_network_itself() -> None:
+    network, line = trained(tiny()), torch.randn(64, 150)
+    ours, plain = Folded(network)(line).log_softmax(1), plainly(network, line)
     exact = plainly(network.double(), line.double())
-    ours = engine(line).log_softmax(1)
-    plain = plainly(network.float(), line)
     assert (ours - exact).abs().max() < 3 * (plain - exact).abs().max() + 1e-6
 
 
@@ -109,6 +106,22 @@ def test_the_reader_gives_what_batches_give_and_the_same_bits_in_any_company(thr
     for ours, plain in zip(together, batched, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
         assert greedy(ours, network.alphabet).text == greedy(plain, network.alphabet).text
+
+
+def test_as_many_lines_run_at_once_as_there_are_threads() -> None:
+    """Pictures that wait for each other come only if nobody waits for one of them alone."""
+    reader, (line, *_) = LineReader(trained(tiny())), pictures(1)
+    meeting = Barrier(3, timeout=20)
+
+    def picture() -> np.ndarray:
+        meeting.wait()
+        return line
+
+    torch.set_num_threads(3)
+    try:
+        assert len(reader.log_probs([picture] * 6)) == 6
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_pictures_may_be_functions_that_read_them() -> None:

@@ -128,18 +128,25 @@ def bench(
 
 
 def _told(report: BenchReport, lines: Sequence[TrueLine], texts: dict[str, list[str]]) -> BenchReport:
-    """Add lines a second and CER to a report."""
+    """Add lines a second and CER to a report, and how many times as fast as each peer ours are, pair by pair."""
     speeds: dict[str, float] = {}
     rates: dict[str, float] = {}
+    peers = [timing for timing in report.timings if timing.way in PEERS and timing.seconds]
+    faster: dict[str, dict[str, float]] = {other.way: {} for other in peers}
     timings = []
     for timing in report.timings:
         rates[timing.way] = score([line.text for line in lines], texts[timing.way]).rate("cer")
         said = f"CER {100 * rates[timing.way]:.2f} %, {timing.note}"
         if timing.seconds:
+            for other in peers if timing.way not in PEERS else ():
+                pairs = zip(timing.seconds, other.seconds, strict=True)
+                faster[other.way][timing.way] = statistics.median(theirs / mine for mine, theirs in pairs)
+                said = f"{faster[other.way][timing.way]:.1f} times as fast as {other.way}, {said}"
             speeds[timing.way] = len(lines) / statistics.median(timing.seconds)
             said = f"{speeds[timing.way]:.1f} lines a second, {said}"
         timings.append(replace(timing, note=said))
     facts: dict[str, Any] = {**report.facts, "lines": len(lines), "lines_per_second": speeds, "cer": rates}
+    facts["times_as_fast"] = faster
     return replace(report, timings=tuple(timings), facts=facts)
 
 

@@ -202,10 +202,11 @@ class Decoder:
             return Reading((), 0.0, -np.inf)
         best, *rest = found
         spans = best_spans(logs, best.label)
+        peaks = [start + int(logs[start:end, c].argmax()) for c, (start, end) in zip(best.label, spans, strict=True)]
+        rivals = alternatives(logs[peaks], np.array(best.label, int), self.alphabet)
         chars = []
-        for symbol, (start, end) in zip(best.label, spans, strict=True):
+        for symbol, (start, end), others in zip(best.label, spans, rivals, strict=True):
             own = logs[start:end, symbol]
-            others = alternatives(logs[start + int(own.argmax())], symbol, self.alphabet)
             sure = min(float(np.exp(own).mean()), 1.0)
             chars.append(Char(self.alphabet.symbols[symbol], sure, start, end, others))
         empty = float(np.exp(logs[:, 0]).mean()) if len(logs) else 1.0

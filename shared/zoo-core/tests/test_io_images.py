@@ -255,6 +255,7 @@ JPEG2000 = file_of(pil.fromarray(noise(64, 64, 3)), "JPEG2000")
     [
         (b"", "is empty"),
         (b"just some words\n", "its content is text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
         (b"<svg xmlns=''/>", "an SVG drawing or XML"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC photo"),
         (b"\0\1\2\3\4", "of an unknown kind"),

@@ -11,9 +11,10 @@ from zoo_core.errors import InputError, ZooError
 from zoo_core.io.images import MAX_PIXELS, SUFFIXES
 from zoo_core.io.inputs import Source
 from zoo_htr.cutting import MAX_HEIGHT_PX, MAX_WIDTH_PX, Cut, cut, uncut
+from zoo_htr.pages.archive import is_zip, unpacked
 from zoo_htr.pages.document import open_document
 from zoo_htr.pages.layout import lay_out
-from zoo_htr.pages.pairing import XML_FOLDERS
+from zoo_htr.pages.pairing import XML_FOLDERS, twins
 from zoo_htr.pages.pictures import pictures
 from zoo_htr.pages.read import kind_of
 
@@ -75,7 +76,8 @@ def read_lines(
 
     Args:
         paths: ALTO or PAGE files; folders of them (also Transkribus exports, with `page` and a METS file), or of
-            pictures with `.gt.txt` files; PyLaia lists (`.txt`: a name and symbols in each line).
+            pictures with `.gt.txt` files; zip archives of such folders; PyLaia lists (`.txt`: a name and symbols in
+            each line).
         tally: is told what was used and what not.
         image_dir: where pictures of XML files and of lists are.
         table: names of XML files and their pictures.
@@ -87,12 +89,27 @@ def read_lines(
     for path in paths:
         if path.is_dir():
             yield from _of_folder(path, tally, image_dir, table, max_pixels)
+        elif path.is_file() and is_zip(Source(str(path), path)):
+            with unpacked(path) as (place, problems):
+                for problem in problems:
+                    tally.leave_out("damaged in its archive", problem.message.rstrip("."))
+                for folder in _exports(place):
+                    yield from _of_folder(folder, tally, image_dir, table, max_pixels)
         elif not path.is_file():
             raise InputError(f"{path} does not exist.", "Check the spelling of the path.")
         elif path.suffix.lower() == ".txt" and not path.name.endswith(TRUTH):
             yield from _of_list(path, tally, image_dir or path.parent, max_pixels)
         else:
             yield from _guarded(path, tally, image_dir, table, max_pixels)
+
+
+def _exports(folder: Path) -> list[Path]:
+    """Return the folders of an archive that hold XML, in their own folders for it or directly, or pairs."""
+    found = [path.parent for pattern in ("*.xml", f"*{TRUTH}") for path in folder.rglob(pattern)]
+    places = {place.parent if place.name in XML_FOLDERS and place != folder else place for place in found}
+    if not places:
+        raise InputError(f"{folder.name}.zip holds neither XML nor {TRUTH} files.", "Name an export or pairs.")
+    return sorted(places)
 
 
 def _of_folder(
@@ -104,8 +121,11 @@ def _of_folder(
         raise InputError(
             f"{folder} holds neither XML nor {TRUTH} files.", "Name the folder of an export, or files themselves."
         )
+    again = set(twins(files))
     for path in files:
-        if kind_of(Source(str(path), path)) is None:
+        if path in again:
+            tally.leave_out("pages that are there in another format too", path.name)
+        elif kind_of(Source(str(path), path)) is None:
             tally.leave_out("neither ALTO nor PAGE", path.name)
         else:
             yield from _guarded(path, tally, image_dir, table, max_pixels)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
+import shutil
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, cast
 
 import numpy as np
@@ -31,11 +34,12 @@ from zoo_htr.finding.ink import is_light_on_dark
 from zoo_htr.fingerprint import fingerprint
 from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.options import HTROptions
+from zoo_htr.pages.archive import is_zip, unpack
 from zoo_htr.pages.document import Document, PageJob, count_pages, open_document
 from zoo_htr.pages.layout import Layout, lay_out
-from zoo_htr.pages.model import Line, Page
+from zoo_htr.pages.model import Kind, Line, Page
 from zoo_htr.pages.order import by_place
-from zoo_htr.pages.pairing import read_table, xml_for
+from zoo_htr.pages.pairing import described_by, read_table, twins, xml_for
 from zoo_htr.pages.pictures import Gray, Picture, as_gray
 from zoo_htr.pages.points import corners
 from zoo_htr.pages.read import kind_of
@@ -113,11 +117,23 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         return self.finish(document, output)
 
     def select(self, sources: list[Source]) -> list[Source]:
-        """Leave out XML of other kinds, and pictures whose XML is an input too, where they were found in folders."""
+        """Unpack archives, and of what was found in folders and archives take every page once.
+
+        Left out are XML of other kinds, pictures whose XML is an input too, and XML of a page that other XML describes.
+        """
+        given = [inside for source in sources for inside in self._unpacked(source)]
+        xml = [s.path for s in given if s.path is not None and s.path.suffix.lower() == ".xml"]
+        pictures = filter(None, map(described_by, xml))
+        described = {path.resolve() for path in pictures}
+        prefer: Kind | None = {"alto": "alto", "page": "page"}.get(self.options.format)  # type: ignore[assignment]
+        found = [s.path for s in given if not s.named and s.path in set(xml)]
+        again = set(twins(found, prefer=prefer))
         kept = []
-        described = {self._picture_of(s) for s in sources if s.path is not None and s.path.suffix.lower() == ".xml"}
-        for source in sources:
+        for source in given:
             if not source.named and source.path is not None:
+                if source.path in again:
+                    LOG.info("%s describes a page that is read by other XML: left out", source.name)
+                    continue
                 if source.path.suffix.lower() == ".xml" and kind_of(source) is None:
                     LOG.info("%s is neither ALTO nor PAGE: left out", source.name)
                     continue
@@ -125,6 +141,18 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
                     continue
             kept.append(source)
         return kept
+
+    def _unpacked(self, source: Source) -> list[Source]:
+        """Return the files of an archive, or what is none as it is; the folder goes with the predictor."""
+        if source.problem is not None or not is_zip(source):
+            return [source]
+        place = Path(mkdtemp(prefix="zoo-"))
+        weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
+        try:
+            return unpack(source, place / source.stem)
+        except ZooError as error:
+            problem = InputError(error.message, error.remedy)
+            return [Source(source.name, problem=problem)]
 
     def read(self, source: Source) -> Iterator[Document]:
         """Find the pages of an input; their pictures are read when it is their turn."""
@@ -259,16 +287,6 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         if self.options.segmenter == "kraken":
             return kraken.find_lines(gray, command=self.options.kraken)
         return find_lines(gray)
-
-    def _picture_of(self, xml: Source) -> Path | None:
-        """Return the picture that lies with an XML input under its own stem, the way a picture finds its XML."""
-        assert xml.path is not None  # noqa: S101 - the caller has looked
-        for suffix in SUFFIXES:
-            for folder in (xml.path.parent, xml.path.parent.parent):
-                picture = folder / (xml.path.name.partition(".")[0] + suffix)
-                if picture.is_file() and xml_for(picture) is not None:
-                    return picture.resolve()
-        return None
 
     @cached_property
     def _provenance(self) -> Provenance:

@@ -62,7 +62,7 @@ def true_lines(path: Path, *, limit: int | None = None) -> Iterator[TrueLine]:
     Args:
         path: a parquet file or a folder in the form of a pack, with the columns image and text, and perhaps corpus,
             writer, document and page; a folder of pairs `a.png` and `a.gt.txt`; a folder of ALTO or PAGE files with
-            their pictures, or one such file.
+            their pictures, or one such file; or a zip archive of such a folder.
         limit: stop after so many.
 
     Raises:
@@ -79,6 +79,15 @@ def true_lines(path: Path, *, limit: int | None = None) -> Iterator[TrueLine]:
 
 
 def _all(path: Path) -> Iterator[TrueLine]:
+    from zoo_htr.pages.archive import unpacked
+
+    with unpacked(path) as (place, problems):
+        if problems:
+            raise problems[0]
+        yield from _of_path(place)
+
+
+def _of_path(path: Path) -> Iterator[TrueLine]:
     if path.is_file() and path.suffix.lower() == ".xml":
         yield from _of_xml(path)
         return
@@ -87,9 +96,12 @@ def _all(path: Path) -> Iterator[TrueLine]:
         if truths:
             yield from (_pair(truth, path) for truth in truths)
             return
+        from zoo_htr.pages.pairing import twins
+
         files = sorted(path.rglob("*.xml"))
+        again = set(twins(files))
         if files:
-            yield from (line for file in files for line in _of_xml(file))
+            yield from (line for file in files if file not in again for line in _of_xml(file))
             return
     pack = open_pack(path, plain_column="image", suffixes=SUFFIXES | {".txt"})
     columns = [column for column in COLUMNS if column in pack.columns]

@@ -96,6 +96,7 @@ _OTHERS = (
     ("a JPEG XL", rb"\xff\x0a|\x00\x00\x00\x0cJXL"),
     ("a Photoshop file", rb"8BPS"),
     ("a zip archive", rb"PK\x03\x04"),
+    ("a pointer of Git LFS (git lfs pull fetches the file)", rb"version https://git-lfs"),
 )
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from zoo_core.options import Options
 
 MAX_PAGE_PIXELS = 200_000_000
+BELOW = 0.97  # confidence of a greedy reading from which on a beam search is not worth its time
 
 
 class HTROptions(Options):
@@ -57,6 +58,13 @@ class HTROptions(Options):
         default="auto", description="Its n-grams: auto (French and English, weighed by the page), fr, en, none, a file."
     )
     beam_width: int = Field(default=16, ge=1, le=1000, description="How many texts the beam search keeps.")
+    beam_below: float = Field(
+        default=BELOW,
+        ge=0,
+        le=1,
+        description="The beam search reads the lines that greedy is less sure of than this (mean posterior of its "
+        "symbols); 1: all lines, as with a lexicon.",
+    )
     lexicon: Path | None = Field(
         default=None, description="Words, one a line, that the beam search prefers; others stay possible."
     )

@@ -1,7 +1,4 @@
-"""What people complain of in public threads about other tools' pages (spec 6.6), one test a complaint.
-
-Numbers are those of the list; 5, 6, 7 and 11 are about recognition and are tested with it.
-"""
+"""What people complain of in public threads about other tools' pages: docs/handwriting-troubles.md lists all of it."""
 
 from __future__ import annotations
 

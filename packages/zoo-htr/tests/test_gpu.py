@@ -36,6 +36,7 @@ def task(**keys: Any) -> tuple[HTRTask, Recipe]:
     return HTRTask(network.to(device), recipe, device, real=lines, validation=lines[:8]), recipe
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # that it is a prototype
 def test_a_step_waits_for_nothing() -> None:
     problem, _ = task()
     batch = map_tensors(lambda tensor: tensor.cuda(), problem.batch(0))

@@ -121,6 +121,7 @@ def test_compilers_see_one_operator() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # that it is a prototype
 def test_nothing_waits_for_the_device_and_a_graph_holds_it() -> None:
     logits, *rest = batch(torch.float32)
     leaf = logits.requires_grad_()

@@ -311,6 +311,10 @@ class HTRJAND(nn.Module):
         logits = self.head(self.drop(self.norm(x)))
         return Frames(logits * mask.to(logits.dtype), lengths)
 
+    def parts(self) -> list[nn.Module]:
+        """Return what repeats, and is worth compiling by itself: the stages and the blocks."""
+        return [*self.stages, *self.blocks]
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw fresh weights: He for convolutions, Glorot for gates and linear layers, residual outputs scaled down."""

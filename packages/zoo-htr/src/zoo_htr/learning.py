@@ -16,6 +16,7 @@ from zoo_core.distill.losses.features import mse
 from zoo_core.distill.losses.logits import cross_entropy
 from zoo_core.errors import UsageError
 from zoo_core.probe import Point
+from zoo_core.train.regions import compile_parts
 from zoo_core.weights.build import build
 from zoo_core.weights.convert import recognise_file
 from zoo_core.weights.find import FoundWeights
@@ -146,13 +147,14 @@ def aligned(seen: Seen, teacher_logits: Tensor) -> Seen:
 
 
 def _teacher(network: HTRJAND, recipe: Recipe) -> Teacher:
+    if recipe.compile:
+        compile_parts(network.parts())
     return Teacher(
         network,
         {"logits": Point("", item=0), "frames": Point("norm")},
         inputs=lambda seen: (seen.lines, seen.widths),
         precision="bf16-true" if recipe.precision == "bf16" else "fp32",
         preprocessing=f"zoo_htr.normalise {VERSION}",
-        compile=recipe.compile,
     )
 
 

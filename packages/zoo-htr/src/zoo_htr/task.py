@@ -91,9 +91,12 @@ class HTRTask:
         replay: list[Line] = (),  # type: ignore[assignment]
         changed: dict[str, Any] | None = None,
     ) -> None:
+        if device.type == "cuda":  # what its convolutions are fastest in
+            network.to(memory_format=torch.channels_last)
         taught = lesson(network, recipe, device)
         self.module: nn.Module = taught.student.to(device)
         self.objective, self.teacher = taught.objective, taught.teacher
+        self.network = network
         self.recipe, self.device, self.validation, self.changed = recipe, device, validation, changed or {}
         alphabet = network.alphabet
         groups = [usable(list(lines), alphabet) if lines else [] for lines in (real, synthetic, replay)]
@@ -117,7 +120,7 @@ class HTRTask:
         self._fingerprint = hashlib.sha256(
             " ".join(fingerprint(list(lines)) for lines in (*groups, validation)).encode()
         ).hexdigest()
-        self._render = torch.compile(render) if recipe.compile else render
+        self._render = torch.compile(render, dynamic=True) if recipe.compile else render
 
     # -- what the loop asks --------------------------------------------------------------------------------------------
 
@@ -128,6 +131,10 @@ class HTRTask:
     def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the network's tensors, without the second head and adapters."""
         return {key.removeprefix(NETWORK): tensor for key, tensor in tensors.items() if key.startswith(NETWORK)}
+
+    def parts(self) -> list[nn.Module]:
+        """Return what is compiled: batches come in many widths."""
+        return self.network.parts()
 
     def identities(self) -> dict[str, str]:
         """Identify the teacher."""

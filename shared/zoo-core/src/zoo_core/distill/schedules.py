@@ -72,9 +72,9 @@ def const(value: float) -> Constant:
     return Constant(value)
 
 
-def linear(first: float, last: float, start: int, end: int) -> Ramp:
-    """On a line from `first` at step `start` to `last` at step `end`."""
-    return Ramp(first, last, start, end)
+def linear(first: float, last: float, start: int, end: int) -> Ramp | Constant:
+    """On a line from `first` at step `start` to `last` at step `end`; of equal ends, a constant."""
+    return Ramp(first, last, start, end) if first != last else Constant(first)
 
 
 def cosine(first: float, last: float, start: int, end: int) -> Ramp:

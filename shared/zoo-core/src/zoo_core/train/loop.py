@@ -27,12 +27,21 @@ from zoo_core.train.pace import Pace, duration
 from zoo_core.train.prefetch import Part, prefetched
 from zoo_core.train.recipe import TrainRecipe
 from zoo_core.train.record import RunRecord, Status, commit, now, versions
+from zoo_core.train.regions import compile_parts
 from zoo_core.train.resume import check_same_run, finished_record, optimizer_state, restore_optimizer, starting_point
 from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, existing, read_checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step, number_format
 from zoo_core.train.structure import map_tensors, tensors_in
-from zoo_core.train.task import Configures, DescribesBatches, LearnsFromOthers, PublishesPart, Rehearses, Task
+from zoo_core.train.task import (
+    CompilesParts,
+    Configures,
+    DescribesBatches,
+    LearnsFromOthers,
+    PublishesPart,
+    Rehearses,
+    Task,
+)
 from zoo_core.weights.build import CONFIG
 from zoo_core.weights.files import sha256_of, write_tensors
 
@@ -113,7 +122,11 @@ class _Run:
         self.module.train()
         self.optimizer = task.optimizer()
         self.ema = Ema(self.module, recipe.ema_decay) if recipe.ema_decay else None
-        compiled: Any = torch.compile(self.module) if recipe.compile else self.module
+        compiled: Any = self.module
+        if recipe.compile and isinstance(task, CompilesParts):
+            compile_parts(task.parts())
+        elif recipe.compile:
+            compiled = torch.compile(self.module)
         task.module = fabric.setup_module(compiled)
         self.step = Step(task, recipe, self.optimizer, fabric)
         self.meter = Meter(task.describe if isinstance(task, DescribesBatches) else None)
@@ -240,7 +253,8 @@ class _Run:
             module = self.ema.module if self.ema else self.module
             was_training = module.training
             module.eval()
-            with torch.no_grad(), kept_generators():
+            # compiling for a few evaluations costs more than it saves
+            with torch.no_grad(), kept_generators(), torch.compiler.set_stance("force_eager"):
                 metrics = {name: float(value) for name, value in self.task.evaluate(module).items()}
             module.train(was_training)
         self.pace.skip()

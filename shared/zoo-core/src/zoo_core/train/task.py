@@ -87,3 +87,16 @@ class Configures(Protocol):
     def config(self) -> dict[str, Any]:
         """Return constructor arguments that differ from the manifest's; they travel in the weight file, as JSON."""
         ...
+
+
+@runtime_checkable
+class CompilesParts(Protocol):
+    """A task whose module is compiled in parts, for batches of many shapes.
+
+    One graph of the whole takes minutes, and again for each shape; a part that occurs often is compiled once, with its
+    sizes left open.
+    """
+
+    def parts(self) -> list[nn.Module]:
+        """Return the modules to compile, each by itself; what lies between them runs as it is."""
+        ...

@@ -209,7 +209,7 @@ def test_a_calibration_replaces_posteriors_everywhere() -> None:
         assert reading.text == "il est"
         assert {char.confidence for char in reading.chars} == {0.7}
         assert [word.confidence for word in reading.words()] == [0.7, 0.7]
-        assert reading.confidence == 0.7
+        assert (reading.confidence, reading.exact) == (0.7, 0.7)
         blank = Decoder(ALPHABET, decoder=decoder, calibration=flat()).read([said("a")[-1:]])[0]
         assert blank.text == ""
         assert blank.confidence == pytest.approx(0.25 * np.exp(tempered(said("a")[-1:].numpy(), 2.0)[0, 0]))

@@ -262,6 +262,7 @@ def _record(source: str, page: int, written: WrittenLine, reading: Reading | Non
         "id": line.id,
         "text": written.text,
         "confidence": None if written.confidence is None else round(written.confidence, 4),
+        "no_error": None if reading is None or reading.exact is None else round(reading.exact, 4),
         "tags": list(line.tags),
         "polygon": [[round(x), round(y)] for x, y in line.polygon],
         "baseline": [[round(x), round(y)] for x, y in line.baseline],

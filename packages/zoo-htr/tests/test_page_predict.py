@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_data import LINES, alto, page_picture, page_xml, save, texts
+from page_data import LINES, PAGES, alto, page_picture, page_xml, save, texts
 from PIL import Image
 
 from zoo_core.errors import InputError, MissingDependencyError, UsageError
@@ -181,6 +181,23 @@ def test_a_line_picture_is_one_line(tmp_path: Path, opened: Callable[..., HTRPre
 def test_two_lines_in_one_crop_are_said(opened: Callable[..., HTRPredictor]) -> None:
     two = np.vstack([page_picture(1)[25:70]] * 2)
     assert "several lines" in opened().predict(two).notes[0]
+
+
+def test_two_lines_in_one_outline_are_said(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
+    """An outline that takes in the line above: the network would read a muddle of both."""
+    page = save(tmp_path / "a.jpg", page_picture(6, (560, 400)), quality=95)
+    tops = [20 + 80 * n for n in range(6)]
+    tops[3] -= 80
+    lines = "".join(
+        f'<TextLine ID="l{n}" BASELINE="20 {60 + 80 * n} 380 {60 + 80 * n}"><Shape><Polygon POINTS="20 {top} 380 {top} '
+        f'380 {75 + 80 * n} 20 {75 + 80 * n}"/></Shape></TextLine>'
+        for n, top in enumerate(tops)
+    )
+    (tmp_path / "a.xml").write_text(alto(lines, page='WIDTH="400" HEIGHT="560"'))
+    (note,) = opened().predict(page).notes
+    assert note.startswith("line l3: there seem to be several lines")
+    if PAGES is not None:
+        assert not any("several lines" in note for note in opened().predict(PAGES / "copiste_1.jpg").notes)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7), (64, 2)])

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -27,13 +27,13 @@ from zoo_core.io.inputs import Source
 from zoo_core.options import Options
 from zoo_core.predict import DTYPES, Predictor, Progress, as_source, silent
 from zoo_htr import kraken, normalise
+from zoo_htr.cautions import double_lines, long_lines
 from zoo_htr.cutting import Cut, cut, uncut
 from zoo_htr.decode import Decoder
 from zoo_htr.finding import find_lines, has_several_lines
 from zoo_htr.finding.ink import is_light_on_dark
 from zoo_htr.fingerprint import fingerprint
 from zoo_htr.htr_jand import HTRJAND
-from zoo_htr.normalise import HEIGHT
 from zoo_htr.options import HTROptions
 from zoo_htr.pages.archive import is_zip, unpack
 from zoo_htr.pages.document import Document, PageJob, count_pages, open_document
@@ -45,7 +45,7 @@ from zoo_htr.pages.pictures import Gray, Picture, as_gray
 from zoo_htr.pages.points import corners
 from zoo_htr.pages.read import kind_of
 from zoo_htr.pages.written import Provenance
-from zoo_htr.recognise import LONGEST, LineReader
+from zoo_htr.recognise import LineReader
 from zoo_htr.result import HTRResult, PageResult, drawing_name, file_name
 
 LOG = logging.getLogger("zoo_htr")
@@ -262,7 +262,7 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         cuts: list[Cut | None] = []
         for line in layout.page.lines:
             cuts.append(_cut(gray, line, notes))
-        notes += _long_lines(layout.page.lines, cuts)
+        notes += long_lines(layout.page.lines, cuts) + double_lines(layout.page.lines, cuts)
         return PreparedPage(job, picture.size_px, page, layout, tuple(cuts), tuple(notes))
 
     def _line(self, job: PageJob, picture: Picture, notes: list[str]) -> PreparedPage:
@@ -278,7 +278,7 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         elif has_several_lines(picture.gray):
             notes.append("there seem to be several lines on it; --segmenter own looks for them")
         made = uncut(picture.gray)
-        notes += _long_lines(page.lines, [made])
+        notes += long_lines(page.lines, [made])
         return PreparedPage(job, picture.size_px, page, layout, (made,), tuple(notes))
 
     def _is_line(self, gray: Gray) -> bool:
@@ -311,17 +311,6 @@ def _cut(page: Gray, line: Line, notes: list[str]) -> Cut | None:
     except InputError as error:
         notes.append(f"line {line.id or line.place + 1}: {error.message}")
         return None
-
-
-def _long_lines(lines: Sequence[Line], cuts: Sequence[Cut | None]) -> list[str]:
-    """Say which lines are longer than the network takes at once."""
-    pairs = zip(lines, cuts, strict=True)
-    long = [
-        line.id or f"number {line.place + 1}"
-        for line, made in pairs
-        if made is not None and made.image.shape[1] * HEIGHT > LONGEST * made.image.shape[0]
-    ]
-    return [f"line {', '.join(long[:3])} is very long: read in parts, which overlap"] if long else []
 
 
 def _from_memory(given: Any) -> Picture:

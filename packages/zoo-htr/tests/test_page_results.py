@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -57,7 +59,7 @@ def test_boxes_are_written_in_the_units_of_the_file(tmp_path: Path, opened: Call
             assert float(word.get("HPOS")) + float(word.get("WIDTH")) <= 381
 
 
-@pytest.mark.parametrize("kind", ["txt", "json", "alto", "page", "hocr"])
+@pytest.mark.parametrize("kind", ["txt", "json", "csv", "alto", "page", "hocr", "tei"])
 def test_every_format_holds_every_line(kind: str, tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:
     picture = save(tmp_path / "a.png")
     predictor = opened(format=kind, segmenter="own", string_level="word")
@@ -75,6 +77,13 @@ def test_every_format_holds_every_line(kind: str, tmp_path: Path, opened: Callab
         assert {record["schema"] for record in records} == {"zoo.htr.line/1"}
         assert all("".join(c["text"] for c in record["chars"]) == record["text"] for record in records)
         found = [" ".join(record["text"].split()) for record in records]
+    elif kind == "csv":
+        rows = list(csv.DictReader(io.StringIO(content)))
+        assert {row["page"] for row in rows} == {"1"}
+        assert all(0 <= int(row["left"]) < int(row["right"]) <= 400 for row in rows)
+        found = [" ".join(row["text"].split()) for row in rows]
+    elif kind == "tei":
+        found = [" ".join((lb.tail or "").split()) for lb in etree.fromstring(content.encode()).findall(".//{*}lb")]
     elif kind == "hocr":
         spans = etree.fromstring(content.encode()).xpath("//*[@class='ocr_line']")
         found = [" ".join("".join(span.itertext()).split()) for span in spans]

@@ -15,6 +15,7 @@ from zoo_htr.pages.hocr import new_hocr
 from zoo_htr.pages.model import Line, Page, Region
 from zoo_htr.pages.page_xml_write import edit_page_xml, new_page_xml
 from zoo_htr.pages.placing import placed
+from zoo_htr.pages.tei import new_tei
 from zoo_htr.pages.written import Level, Provenance, WrittenGlyph, WrittenLine, WrittenPage, WrittenWord
 from zoo_htr.reading import Char, Reading
 
@@ -138,6 +139,25 @@ def test_hocr_has_boxes_baselines_and_confidences(level: Level) -> None:
     assert [w.text for w in words] == ([] if level == "line" else ["two", "words"])
     if level == "glyph":
         assert words[0].get("title") == "bbox 10 20 50 60; x_wconf 50; x_confs 75 75 75"
+
+
+def test_tei_points_from_every_line_to_its_place_on_the_facsimile() -> None:
+    nowhere = WrittenLine(Line("l1"), "lost", None)
+    page = page_of(NASTY)
+    page = replace(page, lines=(*page.lines, nowhere))
+    data = new_tei([page, page], title="a letter", provenance=MADE)
+    assert names(etree.fromstring(data)) == ["teiHeader", "facsimile", "text"]
+    assert xpath(data, "titleStmt/title")[0].text == "a letter"
+    assert [graphic.get("url") for graphic in xpath(data, "surface/graphic")] == ["a letter.jpg"] * 2
+    zones = {zone.get("{http://www.w3.org/XML/1998/namespace}id"): zone for zone in xpath(data, "surface/zone")}
+    beginnings = xpath(data, "lb")
+    assert [lb.get("n") for lb in beginnings] == ["1", "2"] * 2
+    assert beginnings[0].tail == NASTY
+    assert [lb.get("facs") and zones[lb.get("facs")[1:]].get("points") for lb in beginnings] == [
+        "10,20 210,20 210,60 10,60", None,
+    ] * 2  # fmt: skip
+    assert len(zones) == 2
+    assert "weights abc" in xpath(data, "application/label")[0].text
 
 
 @pytest.mark.parametrize("level", ["line", "word"])

@@ -17,10 +17,10 @@ BELOW = 0.97  # confidence of a greedy reading from which on a beam search is no
 class HTROptions(Options):
     """Options of `zoo predict` for the handwriting models."""
 
-    format: Literal["txt", "json", "alto", "page", "hocr"] = Field(
+    format: Literal["txt", "json", "csv", "alto", "page", "hocr", "tei"] = Field(
         default="txt",
-        description="Files of the results: txt plain text; json one object a text line; alto, page: the input's XML "
-        "edited, or a new file; hocr.",
+        description="Files of the results: txt plain text; json one object a text line; csv one row a text line; alto, "
+        "page: the input's XML edited, or a new file; hocr; tei: text for an edition.",
     )
     segmenter: Literal["auto", "own", "kraken", "line"] = Field(
         default="auto",

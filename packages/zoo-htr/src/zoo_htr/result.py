@@ -243,8 +243,9 @@ class HTRResult:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(_COLUMNS)
         for number, record in self._records():
-            place = [round(v) for v in box_of(tuple((x, y) for x, y in record["polygon"])) or ()]
-            values = [number, *(record[key] for key in _COLUMNS[1:5]), *(place or [""] * 4)]
+            box = box_of(tuple((x, y) for x, y in record["polygon"]))
+            place = ["" if box is None else str(round(value)) for value in box or (0, 0, 0, 0)]
+            values = [number, *(record[key] for key in _COLUMNS[1:5]), *place]
             rows.writerow("" if value is None else value for value in values)
         return file.getvalue()
 

@@ -180,8 +180,18 @@ def _of_pages(
             yield CutLine(made, line.text or "", folder.name, stem, line.place, line.language, path.name)
 
 
-def _of_list(path: Path, tally: Tally, folder: Path, max_pixels: int) -> Iterator[CutLine]:
-    """Yield the lines of a PyLaia list: a name, then symbols parted by blanks, a blank itself as `<space>`."""
+def listed(path: Path, folder: Path) -> Iterator[tuple[str, list[Path], str]]:
+    """Yield the entries of a PyLaia list: stem, pictures of that stem, text.
+
+    A row is a name and symbols, parted by blanks; a blank itself is `<space>`.
+
+    Args:
+        path: the list.
+        folder: where its pictures are.
+
+    Raises:
+        InputError: it is not text in UTF-8.
+    """
     try:
         rows = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -190,14 +200,14 @@ def _of_list(path: Path, tally: Tally, folder: Path, max_pixels: int) -> Iterato
         name, _, rest = row.strip().partition(" ")
         if not name:
             continue
-        stem = (
-            Path(name).name.removesuffix(Path(name).suffix)
-            if Path(name).suffix.lower() in SUFFIXES
-            else Path(name).name
-        )
+        stem = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else Path(name).name
         place = folder / Path(name).parent
-        found = _pictures_of(place, stem) if place.is_dir() else []
-        yield from _whole_picture(found, symbols_to_text(rest), path.stem, stem, path, tally, max_pixels)
+        yield stem, _pictures_of(place, stem) if place.is_dir() else [], symbols_to_text(rest)
+
+
+def _of_list(path: Path, tally: Tally, folder: Path, max_pixels: int) -> Iterator[CutLine]:
+    for stem, found, text in listed(path, folder):
+        yield from _whole_picture(found, text, path.stem, stem, path, tally, max_pixels)
 
 
 def symbols_to_text(symbols: str) -> str:

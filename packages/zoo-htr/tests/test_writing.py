@@ -275,6 +275,22 @@ def test_words_lie_where_their_frames_are() -> None:
     assert (first[1], first[3]) == pytest.approx((200, 260), abs=1.5)
 
 
+def test_words_name_what_the_next_best_texts_have_in_their_place() -> None:
+    chars = tuple(Char(c, 0.9, 4 * i, 4 * i + 1) for i, c in enumerate("two words"))
+    others = tuple((text, -1.0) for text in ("two wards", "tow words", "two w ords", "two wards "))
+    made = placed(LINE, Reading(chars, 0.9, 0.0, others), uncut(np.zeros((64, 200), np.uint8)))
+    assert [word.others for word in made.words] == [("tow",), ("wards",)]
+    data = new_alto(
+        [WrittenPage(Page((LINE,), (Region("r"),)), (made,), "a.jpg", (300, 400))], level="glyph", provenance=MADE
+    )
+    strings = xpath(data, "TextLine/String")
+    assert [[e.text for e in string if etree.QName(e).localname == "ALTERNATIVE"] for string in strings] == [
+        ["tow"],
+        ["wards"],
+    ]
+    assert names(strings[0])[:2] == ["ALTERNATIVE", "Glyph"]  # the order of the schema
+
+
 def test_words_of_a_turned_line_lie_along_it() -> None:
     line = Line("a", ((100, 100), (400, 400), (380, 420), (80, 120)), ((95, 112), (392, 410)))
     made = cut(np.full((500, 500), 200, np.uint8), line.polygon, line.baseline)

@@ -6,8 +6,11 @@ import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from page_data import LINES, alto, page_picture, page_xml, save
 from PIL import Image
 
@@ -180,3 +183,21 @@ def test_two_members_of_one_name_and_a_file_for_a_folder(tmp_path: Path) -> None
     assert good.read_bytes() == b"first"
     assert [source.problem is not None for source in bad] == [True, True]
     assert "there are two of that name" in str(bad[0].problem)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_bytes_changed_in_an_archive_are_a_sentence_or_a_member_that_is_named(draw: st.DataObject) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("a/1.xml", "<a>" + "text " * 50 + "</a>")
+        made.writestr("2.xml", "<b/>")
+    data = bytearray(file.getvalue())
+    for place in draw.draw(st.lists(st.integers(0, len(data) - 1), min_size=1, max_size=6)):
+        data[place] ^= draw.draw(st.integers(1, 255))
+    with TemporaryDirectory() as folder:
+        try:
+            found = unpack(Source("a.zip", data=bytes(data)), Path(folder) / "place")
+            assert all(source.problem or (source.path is not None and source.path.is_file()) for source in found)
+        except InputError as error:
+            assert "a.zip" in error.message  # noqa: PT017 (most damage raises nothing)

@@ -10,7 +10,6 @@ import errno
 import glob
 import io
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -101,7 +100,9 @@ def unpack(source: Source, folder: Path, *, suffixes: Collection[str] = INPUTS) 
 def _opened(source: Source) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(source.path if source.path is not None else io.BytesIO(source.read_bytes()))
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except ZooError:
+        raise
+    except Exception as error:  # zipfile raises many kinds on what is damaged
         raise InputError(
             f"{source.name} cannot be opened as a zip archive ({error}).", "It is truncated or damaged: copy it again."
         ) from error
@@ -112,7 +113,7 @@ def _opened(source: Source) -> Iterator[zipfile.ZipFile]:
 def _inside(source: Source, member: zipfile.ZipInfo) -> PurePosixPath:
     """Return where a member lies in its archive; Windows writes backslashes."""
     path = PurePosixPath(member.filename.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or not path.name:
+    if not path.name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise InputError(
             f"{source.name} holds a file that leads out of the folder: {member.filename!r}.",
             "It is no export; trust nothing in it.",
@@ -143,7 +144,7 @@ def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, budget
                 if written > MAX_BYTES:
                     raise InputError(f"{name} has more than {MAX_BYTES} bytes.", "Cut it into parts.")
         return written
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, InputError) as error:
+    except Exception as error:  # as above; what was written of it goes
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise ZooError(
                 f"{name} cannot be unpacked: the disk is full.", "Set TMPDIR to a folder with more room."

@@ -104,6 +104,13 @@ def test_the_result_names_what_read_it(opened: Callable[..., HTRPredictor], weig
     made = opened().predict(page_picture()).as_dict()["provenance"]
     assert set(made) == {"weights", "normaliser", "decoder", "language model"}
     assert len(made["weights"]) == 16
+    assert made["decoder"] == "greedy"
+    searched = opened(decoder="beam", charset="a-z ", lm="fr", format="json").predict(page_picture())
+    assert searched.as_dict()["provenance"]["decoder"] == "beam, width 16, below 0.97, charset"
+    read_by = [json.loads(line)["read_by"] for line in searched.as_text().splitlines()]
+    assert {(r["model"], r["weights"], r["normaliser"], r["language model"]) for r in read_by} == {
+        (MODEL, made["weights"], "1", "fr")
+    }
 
 
 def test_lines_do_not_depend_on_what_else_is_on_the_page(tmp_path: Path, opened: Callable[..., HTRPredictor]) -> None:

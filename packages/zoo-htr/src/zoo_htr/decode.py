@@ -123,6 +123,17 @@ class Decoder:
         )
 
     @property
+    def described(self) -> str:
+        """The decoder in words, for files that say what read them."""
+        parts: list[str] = [self.decoder]
+        if self.decoder == "beam":
+            parts += [f"width {self.width}", f"below {self.below:g}"]
+        parts += [name for name in ("lexicon", "choices") if getattr(self, name) is not None]
+        parts += ["charset"] if self.allowed is not None else []
+        parts += ["corrected"] if self.correct else []
+        return ", ".join(parts)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What a result says of how it was decoded."""
         return {

@@ -297,7 +297,7 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         settings = (
             ("weights", fingerprint(self.module)),
             ("normaliser", str(normalise.VERSION)),
-            ("decoder", self._decoder.decoder),
+            ("decoder", self._decoder.described),
             ("language model", self._decoder.language.name if self._decoder.language else "none"),
         )
         return Provenance("zoo-htr", version("zoo-htr"), self.manifest.id, settings)

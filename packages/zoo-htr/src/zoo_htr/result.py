@@ -218,7 +218,8 @@ class HTRResult:
         if kind == "txt":
             return [self.text.encode("utf-8")]
         if kind == "json":
-            lines = (json.dumps(record, ensure_ascii=False) for _, record in self._records())
+            known = {"model": self.provenance.model, **dict(self.provenance.settings)}
+            lines = (json.dumps({**record, "read_by": known}, ensure_ascii=False) for _, record in self._records())
             return ["".join(f"{line}\n" for line in lines).encode("utf-8")]
         if kind == "csv":
             return [self._table().encode("utf-8")]

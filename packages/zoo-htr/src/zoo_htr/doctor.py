@@ -25,6 +25,7 @@ from zoo_htr.finding.ink import components, ink, is_light_on_dark, shrunk, witho
 from zoo_htr.normalise import prepare
 from zoo_htr.pages.layout import lay_out
 from zoo_htr.pages.pictures import Gray, pictures
+from zoo_htr.room import is_tight
 
 SCHEMA = "zoo.htr.doctor/1"
 LOW_PX = 32  # height of a line below which strokes run together
@@ -68,6 +69,8 @@ def examine(gray: Gray) -> Findings:
     if kind == "line":
         if has_several_lines(gray):
             warnings.append("there seem to be two or more lines: cut them apart, or read it with --segmenter own")
+        if is_tight(gray):
+            warnings.append("the letters fill its height: leave room above and below, or read it with --fit-lines")
         lines, line_height = [gray], float(height)
     else:
         cuts = [

@@ -28,6 +28,10 @@ class HTROptions(Options):
         "is one line, else own. own: our finder, for clean pages of one column. kraken: kraken's. line: every picture "
         "is one line.",
     )
+    fit_lines: bool = Field(
+        default=False,
+        description="Add paper above and below pictures of single lines that are cropped to their letters.",
+    )
     kraken: str | None = Field(
         default=None, description="How kraken is started; default the variable KRAKEN, else kraken on the PATH."
     )

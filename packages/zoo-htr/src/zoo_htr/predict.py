@@ -47,6 +47,7 @@ from zoo_htr.pages.read import kind_of
 from zoo_htr.pages.written import Provenance
 from zoo_htr.recognise import LineReader
 from zoo_htr.result import HTRResult, PageResult, drawing_name, file_name
+from zoo_htr.room import is_tight, with_room
 
 LOG = logging.getLogger("zoo_htr")
 LINE_HEIGHT_PX = 256  # a picture as low as that is one line
@@ -277,7 +278,14 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
             notes.append(f"a picture of {width} x {height} pixels is too small to hold writing")
         elif has_several_lines(picture.gray):
             notes.append("there seem to be several lines on it; --segmenter own looks for them")
-        made = uncut(picture.gray)
+        tight = min(height, width) >= 8 and is_tight(picture.gray)
+        if tight:
+            notes.append(
+                "the letters fill the picture's height: paper was added"
+                if self.options.fit_lines
+                else "the letters fill the picture's height, which reads badly: --fit-lines gives them room"
+            )
+        made = with_room(picture.gray) if tight and self.options.fit_lines else uncut(picture.gray)
         notes += long_lines(page.lines, [made])
         return PreparedPage(job, picture.size_px, page, layout, (made,), tuple(notes))
 

@@ -137,7 +137,7 @@ def evaluate(
             progress(done, total)
 
     outcomes = read(LineReader(network, device=where), decoders, lines, step=step)
-    others: dict[str, Outcome] = {f"{name} decoder": o for name, o in zip(wanted[1:], outcomes[1:], strict=True)}
+    others: dict[str, Outcome] = {f"{d.decoder} decoder": o for d, o in zip(decoders[1:], outcomes[1:], strict=True)}
     if against:
         from zoo_htr.peers import peer
 

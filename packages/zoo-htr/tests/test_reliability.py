@@ -118,6 +118,8 @@ def test_fitted_confidences_keep_what_they_say_for_hands_they_never_saw() -> Non
     assert fitted["ece"] < 0.6 * bare["ece"]
     assert fitted["ece"] < 0.06
     assert fitted["brier"] < bare["brier"]
+    assert "exact_ece" not in bare  # posteriors claim nothing about whole lines
+    assert fitted["exact_ece"] < 0.1
 
 
 def test_everything_is_fitted_at_once_and_the_language_never_makes_it_worse() -> None:

@@ -99,7 +99,8 @@ class Calibration(_Data):
         if chosen is None:
             return reading
         if not reading.chars:
-            return replace(reading, confidence=reading.confidence * chosen.empty)
+            empty = reading.confidence * chosen.empty
+            return replace(reading, confidence=empty, exact=empty)
         sure = chosen.chars(features)
         chars = tuple(replace(char, confidence=float(p)) for char, p in zip(reading.chars, sure, strict=True))
         plain = Reading(chars, line_confidence(chars, 1.0), reading.score)
@@ -109,12 +110,8 @@ class Calibration(_Data):
             chars=chars,
             confidence=float(chosen.line(plain.confidence)),
             word_confidences=tuple(float(p) for p in words),
+            exact=float(chosen.exact(log_sum(chars))),
         )
-
-    def exact(self, decoder: DecoderName, reading: Reading) -> float | None:
-        """Return P(a calibrated reading has no error); None if the decoder was not calibrated."""
-        chosen = self.maps.get(decoder)
-        return None if chosen is None else float(chosen.exact(log_sum(reading.chars)))
 
 
 def log_sum(chars: Sequence[Char]) -> float:

@@ -108,7 +108,10 @@ class ChangeOut:
         assert self.border.write is not None  # noqa: S101 (for mypy)
         first = output[0] if isinstance(output, tuple) else output
         edited = self.border.write(self.change(self.border.read(first)))
-        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+        if not isinstance(output, tuple):
+            return edited
+        rest = (edited, *output[1:])
+        return type(output)(*rest) if hasattr(output, "_fields") else rest  # a named tuple stays one
 
 
 class ChangeIn:

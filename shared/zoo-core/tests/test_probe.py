@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from zoo_core.attention import Attention
+from zoo_core.attention.papers.mixture_of_heads import MixtureOfHeads
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.probe import Edit, KeyBias, Point, Probe, ScaleHeads, TowardValue, attention_view, output_shapes
+from zoo_core.probe.listing import places
 
 
 def convolutions() -> nn.Sequential:
@@ -111,6 +114,17 @@ def test_all_points_of_a_module_with_their_shapes() -> None:
     }  # fmt: skip
     assert list(output_shapes(Twice(), torch.randn(1, 3))) == ["", "layer"]
     assert all(not m._forward_hooks for m in net.modules())
+
+
+def test_places_say_what_else_attention_shows() -> None:
+    ours, gated = Attention(24, 4), Attention(24, 4, combine=MixtureOfHeads(1, 2))
+    rest = ("head_out", "k", "lse", "q", "rows", "score", "v", "weight")
+    first = places(ours, TOKENS)[0]
+    assert (first.path, first.kind, first.shape, first.shows) == ("", "Attention", (2, 7, 24), rest)
+    assert places(gated, TOKENS)[0].shows == ("gate", *rest)
+    assert [place.shows for place in places(Torch(batch_first=True), TOKENS) if place.shows] == [
+        ("k", "lse", "q", "rows", "v")
+    ]
 
 
 def test_nothing_stays_between_calls_and_copies_are_independent() -> None:

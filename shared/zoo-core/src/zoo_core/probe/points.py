@@ -52,7 +52,10 @@ def submodule(module: nn.Module, path: str) -> nn.Module:
     known: dict[str, nn.Module] = dict(module.named_modules())
     if path not in known:
         near = nearest(path, known)
-        raise UsageError(f"{type(module).__name__} has no module {path!r}.", f"The nearest are {', '.join(near)}.")
+        raise UsageError(
+            f"{type(module).__name__} has no module {path!r}.",
+            f"The nearest are {', '.join(near)}; `zoo info ID --points` and output_shapes(module, input) list all.",
+        )
     return known[path]
 
 

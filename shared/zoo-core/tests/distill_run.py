@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo_core.distill import Objective, Student, Teacher, TeacherCache, Term, after, cosine, linear
+from zoo_core.distill import Balance, Objective, Student, Teacher, TeacherCache, Term, after, cosine, linear
 from zoo_core.distill.losses.features import mse
 from zoo_core.distill.losses.logits import cross_entropy, kl
 from zoo_core.distill.rollout import generator
@@ -39,6 +39,7 @@ class Recipe(TrainRecipe):
     dropout: float = 0.1
     norm: bool = True
     feature_from: int = 0
+    balance: bool = False
     what: str = "lesson"
     bad_step: int = -1
 
@@ -104,7 +105,8 @@ class Lesson:
                     weight=after(recipe.feature_from, recipe.feature),
                     only=lambda batch: batch["id"] % 3 > 0,
                 ),
-            ]
+            ],
+            balance=Balance("pool", decay=0.9, every=2) if recipe.balance else None,
         )  # fmt: skip
         self.module: Any = Student(student, {"pool": "body.3"}, self.objective)
         if recipe.plain:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import distill_run as run
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,20 +22,7 @@ from zoo_core.train import RunRecord
 from zoo_core.train.log import read_table
 from zoo_core.train.state import existing, read_checkpoint
 
-SCRIPT = Path(__file__).with_name("distill_run.py")
-
-
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("distill_run", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["distill_run"] = module  # pydantic looks its module up
-    spec.loader.exec_module(module)
-    return module
-
-
-run = _script()
+SCRIPT = Path(run.__file__)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -147,6 +133,17 @@ def test_a_cache_in_half_precision_is_within_the_noise_of_seeds(whole: Path, tmp
         train(tmp_path / "run", cache=str(tmp_path / "cache"), form="fp16")
 
 
+def test_balanced_weights_are_resumed_bit_equal(tmp_path: Path) -> None:
+    train(tmp_path / "whole", balance=True, steps=30)
+    for _ in range(7):  # sessions of a few steps
+        train(tmp_path / "parts", balance=True, steps=30, time_limit_minutes=1e-9)
+    train(tmp_path / "parts", balance=True, steps=30)
+    assert published(tmp_path / "whole") == published(tmp_path / "parts")
+    record = RunRecord.model_validate_json((tmp_path / "parts" / "record.json").read_text())
+    assert record.sessions > 3
+    assert float(state(tmp_path / "parts")["balances.0.norm_kd"]) > 0
+
+
 def test_a_term_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(ZooError, match=r"loss is nan at step 23.*of whose parts task, kd, feature are not finite"):
         train(tmp_path / "run", bad_step=23)
@@ -165,7 +162,7 @@ def test_weights_of_zero_are_plain_training(tmp_path: Path) -> None:
 
 def test_two_processes_whose_masks_differ_train_as_one(zoo: ForkedZoo, tmp_path: Path) -> None:
     # the feature term begins later, with an adapter that DDP waits for, and counts other samples in each process
-    keys = {"dropout": 0.0, "norm": False, "feature_from": 5, "ema_decay": 0.0, "steps": 30}
+    keys = {"dropout": 0.0, "norm": False, "feature_from": 5, "ema_decay": 0.0, "steps": 30, "balance": True}
     train(tmp_path / "one", **keys)
     arguments = (str(SCRIPT), str(tmp_path / "two"), json.dumps({**keys, "processes": 2}))
     zoo.start(*arguments, cwd=tmp_path, program="python")

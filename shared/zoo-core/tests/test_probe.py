@@ -44,6 +44,16 @@ def test_points_show_inputs_and_outputs_and_the_output_is_untouched() -> None:
     assert torch.equal(seen.at["second"], net[2](seen.at["into"]))
 
 
+def test_what_is_seen_lies_on_the_way_to_the_output_also_before_a_module_that_works_in_place() -> None:
+    net = convolutions()
+    seen = Probe(net, {"first": "0", "again": "0"})(IMAGES)
+    for name in ("first", "again"):
+        (found,) = torch.autograd.grad(seen.out.sum(), seen.at[name], retain_graph=True)
+        by_hand = seen.at[name].detach().requires_grad_()
+        (expected,) = torch.autograd.grad(net[1:](by_hand.clone()).sum(), by_hand)
+        torch.testing.assert_close(found, expected)
+
+
 def test_without_points_and_edits_nothing_is_hooked() -> None:
     net = convolutions()
     seen = Probe(net, {})(IMAGES)

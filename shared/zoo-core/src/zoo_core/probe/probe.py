@@ -31,7 +31,7 @@ class Probe(nn.Module):
 
     Hooks are set once, here, and write into a dict that is made in each call and returned: nothing stays behind, all
     tensors are outputs (which DDP and `torch.compile` need), and activation checkpointing may run a part again.
-    With edits, the captured tensor is the edited one. A tensor that a later module may change in place is copied.
+    With edits, the captured tensor is the edited one. Where a later module may work in place, a copy goes on.
 
     Args:
         module: any module. It keeps its hooks as long as it lives; `probe.remove()` takes them away.

@@ -60,7 +60,8 @@ def command(
     """Measure the model ID on a pack by the protocol of its paper; exit code 1 if one of the checks fails."""
     entry = catalog.find(model)
     record.check_free(target, overwrite=overwrite)
-    teachers = {name: teacher for name in against if (teacher := _teacher(entry, name)) is not None}
+    asked = {name: _teacher(entry, name) for name in against}
+    teachers = {name: teacher for name, teacher in asked.items() if teacher is not None}
     peers = tuple(name for name in against if name not in teachers)
     evaluate: Evaluate = entry.code("evaluate")
     common: dict[str, Any] = {

@@ -24,8 +24,8 @@ class Student(Probe):
     Args:
         module: the network.
         points: as for a probe.
-        objectives: whose adapters and balances are saved with it; all of a run's stages, so that its checkpoints have the
-            same keys.
+        objectives: whose adapters and balances are saved with it; all of a run's stages, so that its checkpoints have
+            the same keys.
         edits: as for a probe.
         views: as for a probe.
         follow: d in (0, 1): the student's own average, e <- d e + (1 - d) w before each step, is a teacher, too; its

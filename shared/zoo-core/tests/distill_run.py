@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +18,7 @@ from zoo_core.distill.losses.logits import cross_entropy, kl
 from zoo_core.distill.rollout import generator
 from zoo_core.distill.stages import Plateau, Players, Stage
 from zoo_core.probe import Point, Seen
+from zoo_core.testing.forked import ranks
 from zoo_core.train import Order, TrainRecipe, fit, seed_all
 from zoo_core.train.stages import fit_stages
 
@@ -236,36 +234,10 @@ def main(out: Path, keys: dict[str, Any]) -> None:
         fit((Duel if settings.what == "duel" else Lesson)(settings), settings, out)
 
 
-def processes(count: int, out: Path, keys: dict[str, Any]) -> int:
-    """Train in several processes, as torchrun sets them up; return how many failed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
-    pids = []
-    for rank in range(count):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.environ.update({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-                main(out, keys)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    return sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in pids)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
     folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
     if (number := asked.pop("processes", 1)) > 1:
-        sys.exit(processes(number, folder, asked))
+        sys.exit(ranks(number, lambda: main(folder, asked)))
     main(folder, asked)

@@ -26,7 +26,11 @@ SAMPLES, CLASSES = 96, 5
 
 
 class Recipe(TrainRecipe):
-    may_change: ClassVar[frozenset[str]] = TrainRecipe.may_change | {"cache", "shard_bytes", "teacher_seed", "form"}
+    may_change: ClassVar[frozenset[str]] = TrainRecipe.may_change | {
+        "cache", "shard_bytes", "teacher_seed", "form", "preprocessing", "data_seed",
+    }  # fmt: skip
+    preprocessing: str = ""
+    data_seed: int = 0
     kd: float = 1.0
     feature: float = 0.5
     teacher_seed: int = 7
@@ -84,7 +88,7 @@ class Lesson:
         self.order = Order(SAMPLES, recipe.batch, recipe.seed)
         points = {"logits": Point(""), "pool": Point("body.3")}
         network = teacher_network(recipe.teacher_seed)
-        self.teacher = Teacher(network, points, inputs="x", keys="id", fill=True)
+        self.teacher = Teacher(network, points, inputs="x", keys="id", fill=True, preprocessing=recipe.preprocessing)
         if recipe.cache:
             cache = TeacherCache(
                 recipe.cache, teacher=self.teacher.fingerprint, data=self.fingerprint(), form=recipe.form,  # type: ignore[arg-type]
@@ -145,10 +149,10 @@ class Lesson:
         return dict(tensors) if self.recipe.plain else Student.published(tensors)
 
     def identities(self) -> dict[str, str]:
-        return {"teacher": self.teacher.identity}
+        return self.teacher.identities()
 
     def fingerprint(self) -> str:
-        return "d" * 64
+        return f"{self.recipe.data_seed:x}" * 64
 
 
 def recipe(**keys: Any) -> Recipe:

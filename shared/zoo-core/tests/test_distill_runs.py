@@ -109,17 +109,29 @@ def test_the_teacher_is_in_no_checkpoint_and_the_adapter_is_not_published(whole:
     record = RunRecord.model_validate_json((whole / "record.json").read_text())
     assert record.parameters == sum(p.numel() for p in run.Net(8).parameters())
     lesson = run.Lesson(run.recipe())
-    assert record.identities == checkpoint.data["identities"] == {"teacher": lesson.teacher.fingerprint}
+    assert record.identities == checkpoint.data["identities"] == lesson.teacher.identities()
+    assert record.identities["teacher"] == lesson.teacher.fingerprint
     # model, average and two moments of each weight, plus names and the state of generators
     tensors = sum(t.numel() * t.element_size() for group in checkpoint.groups.values() for t in group.values())
     student_bytes = sum(t.numel() * t.element_size() for t in lesson.module.state_dict().values())
     assert tensors < 4.1 * student_bytes
 
 
-def test_another_teacher_is_refused_at_resume(whole: Path, tmp_path: Path) -> None:
+def test_another_teacher_is_refused_at_resume_and_what_differs_is_said(whole: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", steps=30, time_limit_minutes=1e-9)
-    with pytest.raises(UsageError, match=r"trained with another teacher \([0-9a-f]{12}, this is [0-9a-f]{12}\)"):
+    two = "[0-9a-f]{12}, this is [0-9a-f]{12}"
+    with pytest.raises(
+        UsageError, match=rf"trained with another teacher \({two}: weights [0-9a-f]{{12}} -> [0-9a-f]{{12}}\)\."
+    ) as caught:
         train(tmp_path / "run", steps=30, teacher_seed=8)
+    assert caught.value.remedy == "Give the same teacher, or train in another folder."
+    with pytest.raises(UsageError, match=rf"another teacher \({two}: preprocessing none -> centred\)"):
+        train(tmp_path / "run", steps=30, preprocessing="centred")
+    # both, if both have changed: not one after the other
+    with pytest.raises(
+        UsageError, match=rf"on other data \(0{{12}}, these are 1{{12}}\) and with another teacher \({two}: w"
+    ):
+        train(tmp_path / "run", steps=30, teacher_seed=8, data_seed=1)
 
 
 def test_a_cache_in_half_precision_is_within_the_noise_of_seeds(whole: Path, tmp_path: Path) -> None:

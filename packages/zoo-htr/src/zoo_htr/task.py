@@ -131,7 +131,7 @@ class HTRTask:
 
     def identities(self) -> dict[str, str]:
         """Identify the teacher."""
-        return {} if self.teacher is None else {"teacher": self.teacher.identity}
+        return {} if self.teacher is None else self.teacher.identities()
 
     def config(self) -> dict[str, Any]:
         """Return what differs from the manifest: the alphabet, if it has grown."""

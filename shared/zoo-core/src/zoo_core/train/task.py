@@ -67,7 +67,10 @@ class LearnsFromOthers(Protocol):
     """A task that depends on more than recipe and data: on a teacher, say. A run is only resumed with the same ones."""
 
     def identities(self) -> dict[str, str]:
-        """Return what it depends on: a name -> a hash of its content."""
+        """Return what it depends on: a name -> a hash of its content.
+
+        "NAME.PART" -> what a part of it is; parts decide nothing, and say what has changed where the whole has.
+        """
         ...
 
 

@@ -19,8 +19,9 @@ from zoo_core.attention.values import merged
 from zoo_core.errors import UsageError
 
 Backend = Literal["auto", "reference", "chunked", "sdpa", "flex", "band"]
-BACKENDS = ("reference", "chunked", "sdpa", "flex", "band")
-_MODULES = {"reference": reference, "chunked": chunked, "sdpa": sdpa, "flex": flex, "band": band}
+# imported above: torch.compile breaks its graph at an import
+_MODULES: dict[str, Any] = {"reference": reference, "chunked": chunked, "sdpa": sdpa, "flex": flex, "band": band}
+BACKENDS = tuple(_MODULES)
 LONG = 1024  # keys below which torch's SDPA with a table wins over skipping tiles, by 3 to 5 times on an H200
 SPARSE = 0.5  # share of tiles in use above which skipping the others does not pay
 TABLE_BYTES = 1 << 30  # largest table of a mask or bias that is built unasked
@@ -79,20 +80,15 @@ def run(call: Call, backend: Backend = "auto") -> Result:
         name = choose(call)[0]
     elif why := refusal(backend, call):
         raise UsageError(f"The attention backend {backend!r} cannot run this call: {why}.", f"Use {choose(call)[0]!r}.")
-    result: Result = _module(name).run(call)
+    result: Result = _MODULES[name].run(call)
     return result
-
-
-def _module(backend: str) -> Any:
-    # by name from what is imported above: torch.compile breaks its graph at an import
-    return _MODULES[backend]
 
 
 def refusal(backend: str, call: Call) -> str:
     """Return why a backend cannot run a call, or ""."""
     if backend not in BACKENDS:
         return f"there is none of that name; known are {', '.join(BACKENDS)}"
-    return str(_module(backend).refusal(call))
+    return str(_MODULES[backend].refusal(call))
 
 
 def choose(call: Call) -> tuple[str, str]:

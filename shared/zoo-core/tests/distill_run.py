@@ -42,6 +42,7 @@ class Recipe(TrainRecipe):
     norm: bool = True
     feature_from: int = 0
     balance: bool = False
+    moving: bool = False
     what: str = "lesson"
     bad_step: int = -1
 
@@ -87,7 +88,7 @@ class Lesson:
         self.x, self.y = images()
         self.order = Order(SAMPLES, recipe.batch, recipe.seed)
         points = {"logits": Point(""), "pool": Point("body.3")}
-        network = teacher_network(recipe.teacher_seed)
+        network = self.teacher_network = teacher_network(recipe.teacher_seed)
         self.teacher = Teacher(network, points, inputs="x", keys="id", fill=True, preprocessing=recipe.preprocessing)
         if recipe.cache:
             cache = TeacherCache(
@@ -136,6 +137,9 @@ class Lesson:
             return loss, {"task": loss.detach()}
         if batch["step"] == self.recipe.bad_step:
             batch = {**batch, "x": batch["x"] * torch.inf}
+        if self.recipe.moving:  # somebody else trains the teacher's network
+            self.teacher_network.train()(batch["x"])
+            self.teacher_network.eval()
         taught = self.teacher(batch)
         seen: Seen = self.module(batch["x"])
         return self.objective(seen, taught, batch, batch["step"])
@@ -147,6 +151,9 @@ class Lesson:
 
     def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(tensors) if self.recipe.plain else Student.published(tensors)
+
+    def check_unchanged(self) -> None:
+        self.teacher.check_unchanged()
 
     def identities(self) -> dict[str, str]:
         return self.teacher.identities()

@@ -54,6 +54,16 @@ def test_a_row_without_keys_gives_zero_and_minus_infinity_and_no_gradient(backen
     assert lam.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("backend", ALL)
+def test_rows_without_keys_are_refused_when_asked(backend: str) -> None:
+    q, k, v = qkv()
+    with pytest.raises(ValueError, match=r"36 rows have no key.*first is query 0, head 0, example 1"):
+        attend(q, k, v, mask=Padding([5, 0]), backend=backend, strict=True)
+    result = attend(q, k, v, mask=Padding([5, 1]), backend=backend, strict=True)
+    assert torch.equal(result.out, attend(q, k, v, mask=Padding([5, 1]), backend=backend).out)
+    assert result.lse is None
+
+
 @pytest.mark.parametrize("rubbish", [1e4, float("nan"), float("inf")])
 @pytest.mark.parametrize("backend", ALL)
 def test_what_stands_in_padding_does_not_matter(backend: str, rubbish: float) -> None:

@@ -14,7 +14,7 @@ from zoo_core.attention import Causal, Dense, Document, Padding, PerHead, Prefix
 from zoo_core.attention.backends.flex import block_mask
 from zoo_core.attention.blockwise import BlockList, Circle2D, StridedBlock, Tile3D
 from zoo_core.attention.masks import Mask, Restricted
-from zoo_core.attention.values import Frozen
+from zoo_core.attention.values import Frozen, Pairs
 
 BATCH, HEADS = 2, 3
 small = st.integers(0, 9)
@@ -93,8 +93,6 @@ def test_tiles_are_empty_or_full_only_where_all_their_pairs_are(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(expressions())
 def test_live_keys_and_intervals_are_those_of_the_pairs(drawn: tuple[Mask, int, int]) -> None:
-    from zoo_core.attention.values import Pairs
-
     mask, queries, keys = drawn
     held = dense(mask, queries, keys)
     live = mask.live(Pairs.grid(queries, keys, batch=BATCH, heads=HEADS))
@@ -135,11 +133,12 @@ def test_streaming_is_causal_while_short() -> None:
     assert not torch.equal(streaming.dense(21, 21), Causal().dense(21, 21))
 
 
-@pytest.mark.parametrize(("radius", "points"), [(2, 9), (4, 45), (8, 193), (16, 793)])
+@pytest.mark.parametrize(("radius", "points"), [(2, 9), (4, 45), (8, 193), (16, 793), (32, 3205)])
 def test_a_circle_has_as_many_tokens_as_lattice_points(radius: int, points: int) -> None:
     side = 2 * radius + 1
     centre = side * radius + radius
-    assert int(Circle2D(side, side, radius).dense(side * side, side * side)[0, 0, centre].sum()) == points
+    pairs = Pairs.grid(torch.tensor([centre]), side * side, shift=0)
+    assert int(Circle2D(side, side, radius).at(pairs).sum()) == points
 
 
 def test_queries_end_where_keys_end() -> None:

@@ -92,7 +92,7 @@ def test_the_exact_teacher_of_the_plane_is_the_mean_of_its_samples() -> None:
 
 def test_phases_keep_modes_that_a_random_exit_loses() -> None:
     tool = runpy.run_path(str(TOOL))
-    modes, settings_ = tool["Modes"](), tool["Study"](flow_steps=800, steps=500)
+    modes, settings_ = tool["Modes"](), tool["Study"](flow_steps=800, steps=400, rate=1e-3)
     flow = settings_.flow(modes)
     measured = {
         name: tool["measure"](train(modes, flow), modes).variation

@@ -134,6 +134,13 @@ def test_another_teacher_is_refused_at_resume_and_what_differs_is_said(whole: Pa
         train(tmp_path / "run", steps=30, teacher_seed=8, data_seed=1)
 
 
+def test_a_teacher_that_moved_ends_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ZooError, match="teacher has changed during training"):
+        train(tmp_path / "run", steps=12, moving=True)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    assert existing(tmp_path / "run" / "checkpoints")[0].name == "step-00000010", "the end is not saved"
+
+
 def test_a_cache_in_half_precision_is_within_the_noise_of_seeds(whole: Path, tmp_path: Path) -> None:
     train(tmp_path / "half", cache=str(tmp_path / "cache"), form="fp16")
     train(tmp_path / "seed", seed=1)

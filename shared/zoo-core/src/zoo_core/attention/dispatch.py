@@ -40,6 +40,7 @@ def attend(
     normalise: Normalise = "softmax",
     need: tuple[str, ...] = ("out",),
     backend: Backend = "auto",
+    strict: bool = False,
 ) -> Result:
     """Return softmax(scale q k^T + bias, over the keys that the mask allows) v.
 
@@ -59,14 +60,22 @@ def attend(
         normalise: softmax, or none: masked scores times v.
         need: out, lse (natural logarithm, of scaled, biased, masked scores), weights (Nq x Nk of them).
         backend: who computes; auto chooses as `explain` says. A named one that cannot refuses.
+        strict: refuse rows without an allowed key, which needs lse and waits for the device.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit; with `strict`, a row has no key: says which.
         TypeError: a float tensor as mask, a bool one as bias.
         UsageError: the named backend cannot run this call.
     """
-    call = make_call(q, k, v, scale=scale, mask=mask, bias=bias, kv_map=kv_map, normalise=normalise, need=need)
-    return run(call, backend)
+    wanted = (*need, "lse") if strict else need
+    call = make_call(q, k, v, scale=scale, mask=mask, bias=bias, kv_map=kv_map, normalise=normalise, need=wanted)
+    result = run(call, backend)
+    if strict and result.lse is not None and len(empty := result.lse.isneginf().nonzero()):
+        b, h, i = empty[0].tolist()
+        raise ValueError(
+            f"{len(empty)} rows have no key that they may see; the first is query {i}, head {h}, example {b}"
+        )
+    return result if "lse" in need else result._replace(lse=None)
 
 
 def run(call: Call, backend: Backend = "auto") -> Result:

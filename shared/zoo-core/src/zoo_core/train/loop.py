@@ -32,7 +32,15 @@ from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, existing, read_checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step, number_format
 from zoo_core.train.structure import map_tensors, tensors_in
-from zoo_core.train.task import Configures, DescribesBatches, LearnsFromOthers, PublishesPart, Rehearses, Task
+from zoo_core.train.task import (
+    Configures,
+    DescribesBatches,
+    LearnsFromOthers,
+    PublishesPart,
+    Rehearses,
+    Task,
+    WatchesOthers,
+)
 from zoo_core.weights.build import CONFIG
 from zoo_core.weights.files import sha256_of, write_tensors
 
@@ -172,6 +180,8 @@ class _Run:
                 self.history.append(self.metrics)
                 self._log_metrics(done)
             last = self._complete(done)
+            if (stopping or last) and isinstance(self.task, WatchesOthers):
+                self.task.check_unchanged()  # before the save, so that no later session takes it for a good end
             if saving or last:
                 self._save(done)
             if stopping or last:

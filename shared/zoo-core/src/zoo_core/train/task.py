@@ -75,6 +75,15 @@ class LearnsFromOthers(Protocol):
 
 
 @runtime_checkable
+class WatchesOthers(Protocol):
+    """A task that learns from something which must not move, such as a teacher's batch norm; asked when a run ends."""
+
+    def check_unchanged(self) -> None:
+        """Raise if it has moved."""
+        ...
+
+
+@runtime_checkable
 class Rehearses(Protocol):
     """A task with more to look at in a dry run than time and memory."""
 

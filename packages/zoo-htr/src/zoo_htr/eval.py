@@ -11,7 +11,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ def evaluate(
         dataset=path.name.removesuffix(".parquet"),
         protocol=decoder,
         names=tuple(line.name for line in lines),
-        ours=_way("ours", ours, outcomes[0].seconds, groups),
+        ours=replace(_way("ours", ours, outcomes[0].seconds, groups), answers=tuple(outcomes[0].texts)),
         others=tuple(ways),
         seconds=time.perf_counter() - start,
         checks=tuple(_checks(decoder, corpora)),

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo_forecast.aurora import Aurora
+    from zoo_forecast.forecaster import Forecast, Forecaster
+    from zoo_forecast.mode import Mode
 
-_LAZY = {"Aurora": "aurora"}
-__all__ = ["Aurora"]
+_LAZY = {"Aurora": "aurora", "Forecast": "forecaster", "Forecaster": "forecaster", "Mode": "mode"}
+__all__ = ["Aurora", "Forecast", "Forecaster", "Mode"]
 
 
 def __getattr__(name: str) -> Any:

@@ -133,11 +133,12 @@ class Aurora(nn.Module):
             what the flow needs, and what led to it.
         """
         length = length or self.token_length
-        tokens = pad(series, (-series.shape[1] % length, 0)).unflatten(1, (-1, length))
-        read = self.model(tokens @ into(resize, length, self.token_length, tokens), guidance, future)
+        tokens = pad(series, (-series.shape[1] % length, 0))
+        tokens = tokens.reshape(len(series), -1, length)
+        read: Read = self.model(tokens @ into(resize, length, self.token_length, tokens), guidance, future)
         guide = read.from_vision if read.from_text is None else read.from_text + read.from_vision
         found = self.retriever(guide, future)
-        return Reading(*read, found.weights, found.prototypes)
+        return Reading(**read._asdict(), weights=found.weights, prototypes=found.prototypes)
 
     def points(self, tokens: Tensor, length: int | None = None, *, resize: Resize = "even") -> Tensor:
         """Return tokens of the flow (..., F, p) as points of the normalised series (..., F q)."""
@@ -187,7 +188,7 @@ class Backbone(nn.Module):
     def forward(self, tokens: Tensor, guidance: Guidance, future: int) -> Read:
         """(B, n, p) and guidance -> see `Read`."""
         embed = self.embed_layer["proj_layer"](tokens)
-        # eq. 3-5: tokens i and j attend more to each other where a concept of the picture at i meets one of the text at j
+        # tokens i and j attend more to each other where a concept of the picture at i meets one of the text at j
         scores_vision = scores_text = bias = None
         if guidance.text is not None:
             scores_vision = self.VisionGuider.scores(embed, guidance.vision)
@@ -226,7 +227,8 @@ class Attention(nn.Module):
     def scores(self, x: Tensor, memory: Tensor) -> Tensor:
         """Return scaled scores (B, heads, N, M) before any softmax."""
         q, k = split_heads(self.q_proj(x), self.heads), split_heads(self.k_proj(memory), self.heads)
-        return q @ k.mT / q.shape[-1] ** 0.5
+        scores: Tensor = q @ k.mT / q.shape[-1] ** 0.5
+        return scores
 
     def forward(
         self,

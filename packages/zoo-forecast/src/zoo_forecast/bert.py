@@ -5,6 +5,8 @@ It also reads MiniLM, which is BERT of another size. The pooler is in the checkp
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
@@ -40,8 +42,7 @@ class BERT(nn.Module):
                 "LayerNorm": nn.LayerNorm(width, eps=EPSILON),
             }
         )
-        blocks = nn.ModuleList(Block(width, heads, feed_forward) for _ in range(layers))
-        self.encoder = nn.ModuleDict({"layer": blocks})
+        self.encoder = _Stack(Block(width, heads, feed_forward) for _ in range(layers))
         self.pooler = nn.ModuleDict({"dense": nn.Linear(width, width)})
 
     def forward(self, pieces: Tensor, lengths: Tensor) -> Tensor:
@@ -60,10 +61,16 @@ class BERT(nn.Module):
         x = e["word_embeddings"](pieces) + e["position_embeddings"](place) + e["token_type_embeddings"](kind)
         x = e["LayerNorm"](x)
         there = Padding(lengths)
-        for block in self.encoder["layer"]:  # type: ignore[union-attr]
+        for block in self.encoder.layer:
             x = block(x, there)
         states: Tensor = x
         return states
+
+
+class _Stack(nn.Module):
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(blocks)
 
 
 class Block(nn.Module):

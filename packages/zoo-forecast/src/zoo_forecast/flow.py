@@ -1,7 +1,7 @@
 """Flow matching on tokens (section 3.3): a net that knows the clean token, and the ways from a start to it.
 
-The net f(x, t, z) predicts the clean token y from x_t = t y + (1 - t) x_0, where x_0 is a prototype plus noise and z the
-condition of the token. Times count up: 0 is the start, 1 the clean token.
+The net f(x, t, z) predicts the clean token y from x_t = t y + (1 - t) x_0, where x_0 is a prototype plus noise and z
+the condition of the token. Times count up: 0 is the start, 1 the clean token.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ class FlowNet(nn.Module):
 
     def __init__(self, length: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.time_embed = nn.ModuleDict(
-            {"mlp": nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width))}
-        )
+        self.time_embed = TimeEmbedding(width)
         self.cond_embed = nn.Linear(width, width)
         self.input_proj = nn.Linear(length, width)
         self.res_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
@@ -47,17 +45,17 @@ class FlowNet(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        for layer in self.time_embed["mlp"]:  # type: ignore[union-attr]
+        for layer in self.time_embed.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02)
-        for part in (*self.res_blocks, self.final_layer):
-            nn.init.zeros_(part.adaLN_modulation[1].weight)  # type: ignore[index, union-attr, arg-type]
+        for name, weight in self.named_parameters():
+            if "adaLN_modulation" in name:
+                nn.init.zeros_(weight)
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def guide(self, t: Tensor, z: Tensor) -> Tensor:
         """Return what modulates the blocks: t (...,) in [0, 1] and z (..., d) -> (..., d)."""
-        time = self.time_embed["mlp"](time_code(t * TIME_SCALE).to(z.dtype))
-        guided: Tensor = silu(time + self.cond_embed(z))
+        guided: Tensor = silu(self.time_embed(t) + self.cond_embed(z))
         return guided
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
@@ -65,9 +63,27 @@ class FlowNet(nn.Module):
         guide = self.guide(t, z)
         h = self.input_proj(x)
         for block in self.res_blocks:
-            h = block(h, block.modulation(guide))
+            h = block(h, block.modulation(guide))  # type: ignore[operator]
         clean: Tensor = self.final_layer(h, self.final_layer.modulation(guide))
         return clean
+
+
+class TimeEmbedding(nn.Module):
+    """Times (...,) in [0, 1] -> (..., d).
+
+    Args:
+        width: d.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed."""
+        code = time_code(t * TIME_SCALE)
+        embedded: Tensor = self.mlp(code.to(next(self.parameters()).dtype))
+        return embedded
 
 
 class ResidualBlock(nn.Module):
@@ -132,8 +148,8 @@ def step(sampler: Sampler, x: Tensor, clean: Tensor, start: Tensor, index: int, 
     """Return x after Euler step `index` of `steps`, from time index / steps.
 
     ode: the velocity of the flow is (f - x) / (1 - t), so a step of 1 / steps goes 1 / (steps - index) of the way to f.
-    official: the velocity is taken as f - x_0, whose sum is the mean of all predictions: too narrow (its spread is a half
-    to a sixth of the truth for Gaussian targets), but what the authors' figures were made with.
+    official: the velocity is taken as f - x_0, whose sum is the mean of all predictions: too narrow (its spread is a
+    half to a sixth of the truth for Gaussian targets), but what the authors' figures were made with.
     """
     if sampler == "ode":
         return x + (clean - x) / (steps - index)

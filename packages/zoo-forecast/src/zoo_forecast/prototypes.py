@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo_core.attention import Causal
 from zoo_forecast.post_norm import Encoder
 
+Values: TypeAlias = NDArray[np.float64]
 BANK_SEED = 42  # the authors'
 
 
@@ -83,27 +85,30 @@ def bank(count: int, length: int) -> Tensor:
     random = np.random.default_rng(BANK_SEED)
     x = np.linspace(0, 10, length)
 
-    def wave(kind: str) -> np.ndarray:
+    def sine(shift: float = 0.0) -> Values:
         frequency, amplitude, phase = random.uniform(0.3, 2), random.uniform(0.5, 2), random.uniform(0, math.pi)
-        return amplitude * (np.sin if kind == "sin" else np.cos)(frequency * x + phase)
+        return np.asarray(amplitude * np.sin(frequency * x + phase + shift))
 
-    def logarithm() -> np.ndarray:
+    def cosine() -> Values:
+        return sine(math.pi / 2)
+
+    def logarithm() -> Values:
         shift, slope, offset = random.uniform(0.5, 2), random.uniform(0.3, 1.5), random.uniform(-2, 2)
         return slope * np.log(x + shift) + offset
 
-    def exponential() -> np.ndarray:
+    def exponential() -> Values:
         growth, amplitude = random.uniform(-0.3, 0.3), random.uniform(0.5, 2)
         return amplitude * np.exp(growth * x)
 
-    def line() -> np.ndarray:
+    def line() -> Values:
         return random.uniform(-1, 1) * x + random.uniform(-2, 2)
 
-    def mixture() -> np.ndarray:
+    def mixture() -> Values:
         shares = random.dirichlet((1, 1, 1))
         curved = exponential() if random.random() < 0.5 else logarithm()
-        return shares[0] * wave("sin") + shares[1] * line() + shares[2] * curved
+        return np.asarray(shares[0] * sine() + shares[1] * line() + shares[2] * curved)
 
-    kinds = (lambda: wave("sin"), lambda: wave("cos"), logarithm, exponential, line, mixture)
+    kinds = (sine, cosine, logarithm, exponential, line, mixture)
     chosen = random.choice(len(kinds), size=count, p=(0.2, 0.2, 0.15, 0.15, 0.1, 0.2))
     rows = [kinds[kind]() + random.normal(0, random.uniform(0.05, 0.2), length) for kind in chosen]
     return torch.tensor(np.stack(rows), dtype=torch.get_default_dtype())

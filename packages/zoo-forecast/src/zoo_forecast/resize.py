@@ -60,6 +60,6 @@ def _matrix(kind: str, length: int, own: int) -> Tensor:
 def interpolation(points: int, wanted: int, *, antialias: bool) -> Tensor:
     """Return (wanted, points) in float64: linear interpolation of a signal, ends not aligned."""
     unit = torch.eye(points, dtype=torch.float64)
-    if antialias:
-        return interpolate(unit[None, None], size=(wanted, points), mode="bilinear", antialias=True)[0, 0]
-    return interpolate(unit[None], size=wanted, mode="linear")[0].mT
+    # along the first axis alone: the other keeps its size, so nothing is mixed there
+    resized: Tensor = interpolate(unit[None, None], size=(wanted, points), mode="bilinear", antialias=antialias)
+    return resized[0, 0]

@@ -5,6 +5,8 @@ The pooler is in the checkpoint and unused here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu
@@ -31,14 +33,14 @@ class ViT(nn.Module):
         super().__init__()
         self.patch, self.picture = patch, picture
         self.embeddings = _Embeddings(width, patch, (picture // patch) ** 2)
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Block(width, heads, feed_forward) for _ in range(layers))})
+        self.encoder = _Stack(Block(width, heads, feed_forward) for _ in range(layers))
         self.layernorm = nn.LayerNorm(width, eps=EPSILON)
         self.pooler = nn.ModuleDict({"dense": nn.Linear(width, width)})
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, 1 or 3, S, S) -> states (B, patches, d), row by row from the top; one channel stands for three equal."""
         x = self.embeddings(pictures)
-        for block in self.encoder["layer"]:  # type: ignore[union-attr]
+        for block in self.encoder.layer:
             x = block(x)
         states: Tensor = self.layernorm(x)[:, 1:]  # without the state of the whole picture, which comes first
         return states
@@ -49,16 +51,33 @@ class _Embeddings(nn.Module):
         super().__init__()
         self.cls_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.position_embeddings = nn.Parameter(torch.randn(1, patches + 1, width) * 0.02)
-        self.patch_embeddings = nn.ModuleDict({"projection": nn.Conv2d(3, width, patch, stride=patch)})
+        self.patch_embeddings = _Patches(width, patch)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        layer = self.patch_embeddings["projection"]
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        if pictures.shape[1] == 1:  # three equal channels: sum their weights instead, a third of the work
-            weight = weight.sum(1, keepdim=True)
-        patches = conv2d(pictures, weight, layer.bias, stride=layer.stride).flatten(2).mT  # type: ignore[arg-type]
+        patches = self.patch_embeddings(pictures).flatten(2).mT
         whole = self.cls_token.expand(len(pictures), -1, -1)
         return torch.cat([whole, patches], 1) + self.position_embeddings
+
+
+class _Patches(nn.Module):
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.projection = nn.Conv2d(3, width, patch, stride=patch)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        layer = self.projection
+        if pictures.shape[1] == 3:
+            whole: Tensor = layer(pictures)
+            return whole
+        # three equal channels: the sum of their weights does it in a third of the work
+        return conv2d(pictures, layer.weight.sum(1, keepdim=True), layer.bias, stride=self.patch)
+
+
+class _Stack(nn.Module):
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(blocks)
 
 
 class Block(nn.Module):

@@ -34,14 +34,12 @@ class Engine:
         """Read series.
 
         Args:
-            series: (B, L), normalised.
+            series: (B, L), normalised; whole tokens, or less than one.
             texts: (B, K, d) from `read_texts`, or None.
             future: F, tokens to come.
             length: q, points of a token.
             pictures: (B, 3, side, side) to look at instead of the series' own, in [-1, 1].
         """
-        if not self.mode.keep_remainder and series.shape[1] > length:
-            series = series[:, series.shape[1] % length :]  # without the oldest points, which fill no token
         if pictures is None:
             side = self.module.model.VisionEncoder.model.picture
             pictures = draw(series, periods(series, shared=self.mode.shared_period), side)

@@ -160,8 +160,7 @@ class Forecaster:
         keys = [noise.key(seed, items[n] if items is not None else _itself(one)) for n, one in enumerate(series)]
         samples = torch.full((len(series), num_samples, prediction_length), float("nan"), dtype=torch.float64)
         self._remember(read)
-        for rows in self._groups(series, read, length, context_tokens):
-            points = min(len(series[rows[0]].values), context_tokens * length)
+        for points, rows in self._groups(series, read, length, context_tokens):
             scaled = [series[row].scale(points, double=self.mode.double) for row in rows]
             normal = torch.tensor(np.stack([one[0] for one in scaled]), dtype=self.dtype, device=self.device)
             told = [text for row in rows if (text := read[row]) is not None]
@@ -188,16 +187,18 @@ class Forecaster:
 
     def _groups(
         self, series: list[Series], read: Sequence[Pieces | None], length: int, context_tokens: int
-    ) -> Iterator[list[int]]:
-        """Yield rows that can be computed together: as many tokens, and all with a text or none. No row is padded."""
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Yield rows that can be computed together: of as many points, and all with a text or none; none is padded."""
         groups: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
         for row, one in enumerate(series):
             if len(one.values) and not one.constant:
                 points = min(len(one.values), context_tokens * length)
+                if points > length and not self.mode.keep_remainder:
+                    points -= points % length  # without the oldest points, which fill no token
                 groups[points, read[row] is not None].append(row)
-        for rows in groups.values():
+        for (points, _), rows in groups.items():
             for begin in range(0, len(rows), self.batch_size):
-                yield rows[begin : begin + self.batch_size]
+                yield points, rows[begin : begin + self.batch_size]
 
     def _paths(
         self, series: Tensor, texts: Tensor | None, keys: list[int], horizon: int, samples: int, length: int,

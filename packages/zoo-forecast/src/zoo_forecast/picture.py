@@ -41,7 +41,9 @@ def draw(series: Tensor, period: list[int], side: int) -> Tensor:
     pictures = series.new_empty(len(series), 1, side, side)
     for each in sorted(set(period)):
         rows = torch.tensor([row for row, own in enumerate(period) if own == each], device=series.device)
-        folded = pad(series[rows], (-series.shape[1] % each, 0)).reshape(len(rows), -1, each).mT  # (rows, phase, number)
+        folded = (
+            pad(series[rows], (-series.shape[1] % each, 0)).reshape(len(rows), -1, each).mT
+        )  # (rows, phase, number)
         # bilinear with antialiasing knows no bfloat16 on the CPU
         wide = interpolate(folded[:, None].float(), size=(side, side), mode="bilinear", antialias=True)
         pictures[rows] = wide.to(series.dtype)

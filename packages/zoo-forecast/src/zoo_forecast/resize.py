@@ -52,7 +52,7 @@ def _matrix(kind: str, length: int, own: int) -> Tensor:
         return interpolation(length, own, antialias=True).mT
     if kind == "even out":
         return interpolation(own, length, antialias=True).mT
-    lifted = torch.linalg.pinv(interpolation(own, length, antialias=False).mT)  # (q, p)
+    lifted: Tensor = torch.linalg.pinv(interpolation(own, length, antialias=False).mT)  # (q, p)
     lifted = lifted * (length / own) ** 0.5
     return lifted if kind == "official into" else lifted.mT
 

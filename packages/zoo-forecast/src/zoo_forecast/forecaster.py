@@ -150,7 +150,7 @@ class Forecaster:
             UsageError: a number out of place, or a list of another length than the context.
             InputError: a series that cannot be read.
         """
-        length = token_length or self.module.token_length
+        length = self.module.token_length if token_length is None else token_length
         self._check(prediction_length, num_samples, length, context_tokens)
         for name, given in (("texts", texts), ("items", items)):
             if given is not None and (isinstance(given, str) or len(given) != len(context)):

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zoo_core.errors import InputError
 
@@ -62,6 +63,8 @@ def clean(given: Sequence[float] | Any, *, name: str = "the series") -> Series:
     Raises:
         InputError: it is no row of numbers, or some value is infinite.
     """
+    if isinstance(given, Tensor):
+        given = given.detach().cpu().double().numpy()
     try:
         values = np.array(given, dtype=np.float64)
     except (TypeError, ValueError) as error:

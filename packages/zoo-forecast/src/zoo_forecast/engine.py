@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ class Engine:
 
     def __init__(self, module: Aurora, mode: Mode) -> None:
         self.module, self.mode = module, mode
-        self.follow = Graphs(module.flow)
+        self.follow: Callable[..., Tensor] = Graphs(module.flow)
 
     def read_texts(self, pieces: Tensor, lengths: Tensor) -> Tensor:
         """Return the tokens (B, K, d) of texts; arguments as of `TextEncoder.forward`."""

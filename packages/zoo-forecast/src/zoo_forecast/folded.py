@@ -83,6 +83,7 @@ class Graphs:
         self.net, self.shapes = net, shapes
         self._recorded: OrderedDict[tuple[object, ...], _Recorded] = OrderedDict()
 
+    @torch.inference_mode()  # tensors of a graph are made in it, and may be written to in it alone
     def __call__(self, start: Tensor, z: Tensor, *, steps: int, sampler: Sampler) -> Tensor:
         """Follow the flow. Arguments and result as of `flow.sample`."""
         if start.device.type != "cuda":

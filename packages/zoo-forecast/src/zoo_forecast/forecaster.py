@@ -175,6 +175,10 @@ class Forecaster:
         notes = tuple((*one.notes, *_cut(text)) for one, text in zip(series, read, strict=True))
         return Forecast(samples, notes)
 
+    def forget(self) -> None:
+        """Forget the texts that were read, of which the newest ones are kept for later calls."""
+        self._texts.clear()
+
     def _check(self, horizon: int, samples: int, length: int, context_tokens: int) -> None:
         for name, number in (
             ("prediction_length", horizon),

@@ -119,7 +119,9 @@ def _whole(module: Aurora, half: Aurora, count: int) -> list[Way]:
                 forecaster.forget()
             return forecaster.predict(series, HORIZON, num_samples=SAMPLES, texts=texts).samples
 
-        return Way(name, run, lambda samples: _values(samples / series.std(1, correction=0)[:, None, None]), limits, **more)
+        return Way(
+            name, run, lambda samples: _values(samples / series.std(1, correction=0)[:, None, None]), limits, **more
+        )
 
     plain, ours, quick = Forecaster(module), Forecaster(module), Forecaster(half)
     plain.engine.follow = partial(flow.sample, module.flow)

@@ -175,6 +175,12 @@ class Forecaster:
         notes = tuple((*one.notes, *_cut(text)) for one, text in zip(series, read, strict=True))
         return Forecast(samples, notes)
 
+    def predict_df(self, df: Any, *, prediction_length: int, **options: Any) -> Any:
+        """Forecast every item of a long pandas frame; arguments and result as of `zoo_forecast.frames.predict_df`."""
+        from zoo_forecast.frames import predict_df
+
+        return predict_df(self, df, prediction_length=prediction_length, **options)
+
     def forget(self) -> None:
         """Forget the texts that were read, of which the newest ones are kept for later calls."""
         self._texts.clear()

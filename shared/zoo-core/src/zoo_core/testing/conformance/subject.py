@@ -16,8 +16,8 @@ from zoo_core.errors import WeightsError
 from zoo_core.manifest import Manifest
 from zoo_core.predict import Predictor, load
 from zoo_core.testing.forked import Done, ForkedZoo
-from zoo_core.weights.build import build, construct
-from zoo_core.weights.files import write_tensors
+from zoo_core.weights.build import CONFIG, build, config_in, construct
+from zoo_core.weights.files import read_tensors, write_tensors
 from zoo_core.weights.find import FoundWeights, find
 
 if TYPE_CHECKING:
@@ -63,9 +63,11 @@ class Subject:
                 if self.manifest.weights[0].source == "embedded":
                     raise
         path = self.folder / "fresh.safetensors"
+        config = self.suite.small_config(self.entry)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            write_tensors(path, construct(self.entry).state_dict(), {})
+            tensors = construct(self.entry, config).state_dict()
+        write_tensors(path, tensors, {CONFIG: json.dumps(dict(config))} if config else {})
         return FoundWeights(path, "path", None, "made for the test")
 
     @property
@@ -77,6 +79,11 @@ class Subject:
     def module(self) -> nn.Module:
         """The network with its weights, on the CPU in fp32."""
         return build(self.entry, self.found, device=CPU, dtype=torch.float32)
+
+    def fresh(self) -> nn.Module:
+        """Return a network of the same size with fresh weights."""
+        facts = read_tensors(self.found.path)[1]
+        return construct(self.entry, config_in(facts, what=str(self.found.path)))
 
     def input(self, seed: int = 0) -> Tensor:
         """Return an example of the network's input; batch axis first."""

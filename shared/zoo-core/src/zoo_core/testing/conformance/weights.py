@@ -13,7 +13,7 @@ from zoo_core.errors import WeightsError
 from zoo_core.manifest import WeightSet
 from zoo_core.testing.conformance.subject import CPU, Subject
 from zoo_core.testing.conformance.suite import Suite
-from zoo_core.weights.build import build, construct
+from zoo_core.weights.build import build
 from zoo_core.weights.files import load_strict, read_tensors, sha256_of, write_tensors
 from zoo_core.weights.find import FoundWeights, find
 from zoo_core.weights.golden import GOLDEN_TOLERANCE, golden_difference, golden_path
@@ -45,10 +45,10 @@ class WeightChecks(Suite):
 
     def test_strict_load(self, subject: Subject, tmp_path: Path) -> None:
         """A missing key, an unknown key, a wrong shape and a file cut short are each refused and named."""
-        tensors, _ = read_tensors(subject.found.path)
+        tensors, facts = read_tensors(subject.found.path)
         for fault, (misfit, key) in _misfits(tensors).items():
             path = tmp_path / f"{fault.replace(' ', '-')}.safetensors"
-            write_tensors(path, misfit, {})
+            write_tensors(path, misfit, facts)
             with pytest.raises(WeightsError) as caught:
                 build(subject.entry, FoundWeights(path, "path", None, ""), device=CPU, dtype=torch.float32)
             assert key in str(caught.value), f"{fault}: the message does not name the key"
@@ -88,7 +88,7 @@ class WeightChecks(Suite):
         """What is saved gives the same output when it is loaded into a fresh network, bit for bit."""
         path = tmp_path / "saved.safetensors"
         write_tensors(path, subject.module.state_dict(), {})
-        again = construct(subject.entry).eval()
+        again = subject.fresh().eval()
         load_strict(again, read_tensors(path)[0], what="saved.safetensors")
         batch = subject.input()
         equal = torch.equal(subject.compute(batch, again), subject.compute(batch))

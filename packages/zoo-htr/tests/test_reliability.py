@@ -139,7 +139,7 @@ def test_features_of_characters_are_those_of_each_by_itself(lengths: list[int], 
     for length, gap in zip(lengths, gaps[1:], strict=False):
         spans.append((at, at + length))
         at += length + gap
-    logs, random = chance(at, 9, seed % 1000, sharp=3).astype(np.float32), np.random.default_rng(seed % 1000)
+    logs, random = chance(at, 9, seed % 1000).astype(np.float32), np.random.default_rng(seed % 1000)
     label, language = random.integers(1, 9, len(spans)).tolist(), random.normal(-3, 1, len(spans)).tolist()
     table = features(logs, label, spans, language)
     assert table.shape == (len(spans), 4)

@@ -51,7 +51,7 @@ def renamed(state: Mapping[str, Tensor], layer: Attention, *, prefix: str = "") 
         kind, ours = names[key]
         if len(ours) == 3 and len(x) != sum(widths):
             raise ValueError(f"{prefix}{key} has {len(x)} rows, but q, k and v of the layer have {widths}")
-        pieces = x.split(widths) if len(ours) == 3 else (x,)
+        pieces = torch.split(x, list(widths)) if len(ours) == 3 else (x,)
         found |= {f"{name}.{kind}": piece for name, piece in zip(ours, pieces, strict=True)}
     if isinstance(layer.stages[0], Fused):
         for kind in {"weight", "bias"} & {key.partition(".")[2] for key in found if key.startswith("q.")}:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo_core.attention import Attention, Causal, RoPE
+from zoo_core.attention import Attention, Causal, RoPE, Taps
 from zoo_core.attention.papers import trans_mla as mla
 from zoo_core.attention.report import digest
 
@@ -98,6 +98,21 @@ def test_latent_attention_of_a_smaller_rank_loses_what_the_report_says() -> None
     lost = float((torch.cat([rebuilt_keys, rebuilt_values]) - latent).detach().square().sum())
     assert lost == pytest.approx(sum(s**2 for s in report.discarded), rel=1e-9)
     assert report.cache_values == (32, 20)
+    assert list(report.errors) == ["random", "calibration", "held out"]
+    with torch.no_grad():
+        double = Attention(32, 8, kv_heads=4, head_dim=4).double()
+        double.load_state_dict(layer.state_dict())
+        x_held = held_out.double()
+        source = double(x_held, mask=Causal(), taps=Taps(("score", "weight")))
+        made = module.mapped(x_held, Taps(("score", "weight")), mask=Causal())
+        truth, other = source.aux["weight"], made.aux["weight"]
+        divergence = torch.special.entr(truth).neg().sum(-1) - torch.special.xlogy(truth, other).sum(-1)
+    told = report.errors["held out"]
+    assert told.divergence == pytest.approx(float(divergence.mean()), rel=1e-9)
+    allowed = torch.ones(20, 20, dtype=torch.bool).tril()
+    apart = (made.aux["score"] - source.aux["score"])[..., allowed].abs().max()
+    assert told.score == pytest.approx(float(apart))
+    assert told.largest == pytest.approx(float((made.out - source.x).abs().max()))
     assert json.loads(json.dumps(report.as_dict()))["schema"] == "zoo-attn-report/1"
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,7 +18,15 @@ from zoo_core.errors import UsageError
 TOOL = Path(__file__).parents[3] / "tools/distill_flow.py"
 
 
-@settings(deadline=None)
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks of 24 units: more threads only wait for each other
+    yield
+    torch.set_num_threads(before)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(s=st.floats(0, 0.9), share=st.floats(0, 1), std=st.floats(0.1, 3))
 def test_noising_from_any_time_gives_the_distribution_of_the_later_one(s: float, share: float, std: float) -> None:
     t = torch.tensor([s + share * (1 - s)], dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 from distill_parts import Net
 from torch import nn
 
-from zoo_core.distill.adapters import ClassMap, LayerNormed, PatchTokens, conv1x1, pca
+from zoo_core.distill.adapters import ClassMap, LayerNormed, PatchTokens, Standardised, conv1x1, pca
 from zoo_core.distill.adapters import linear as linear_adapter
 from zoo_core.distill.rollout import Rollout, exit_index
 from zoo_core.distill.stages import Plateau, Players, Stage
@@ -45,6 +45,17 @@ def test_tokens_that_are_no_grid_are_refused() -> None:
     with pytest.raises(UsageError, match="no grid of 3 x 3"):
         PatchTokens(0, (3, 3))(tokens)
     torch.testing.assert_close(LayerNormed()(tokens).mean(-1), torch.zeros(1, 10))
+
+
+def test_standardised_features_have_the_statistics_of_none() -> None:
+    features = torch.randn(4, 50, 3) * torch.tensor([2.0, 0.0, 9.0]) + torch.tensor([1.0, 5.0, -3.0])
+    change = Standardised.by(features)
+    made = change(features).flatten(0, 1)
+    torch.testing.assert_close(made.mean(0), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(made.std(0, correction=0), torch.tensor([1.0, 0.0, 1.0]), rtol=0, atol=1e-5)
+    assert change == Standardised.by(features), "a value, so part of a teacher's fingerprint"
+    with pytest.raises(UsageError, match="3 dimensions do not fit features of 4"):
+        change(torch.zeros(1, 4))
 
 
 def test_plateaus_are_functions_of_the_history() -> None:

@@ -158,6 +158,8 @@ def test_edits_are_what_they_are_to_the_map(kv_heads: int) -> None:
     )
     near(edited(Edit(Point("mixer"), torch.zeros_like)), X)  # `out`, of a layer that gives a named tuple
     near(edited(Edit(Point("mixer", "in"), torch.zeros_like)), X)
+    some = Edit(Point("mixer", "head_out"), torch.neg, heads=(0, 2))
+    near(edited(some), by_hand(net, lambda a, v: of_heads((-1.0, 1.0, -1.0, 1.0)) * (a @ v)))
     # no effect is no change of a bit
     assert torch.equal(edited(), net(X))
     assert torch.equal(edited(Edit(out, ScaleHeads((1.0,) * 4))), net(X))
@@ -213,5 +215,9 @@ def test_what_cannot_be_seen_or_edited_is_refused() -> None:
     odd = Attention(16, 4, kv_heads=1, project=DifferentialProjection(3))
     with pytest.raises(UsageError, match="which heads share a value"):
         Probe(odd, {}, [Edit(Point("", "head_out"), TowardValue(U))])
+    with pytest.raises(UsageError, match=r"no head 4.*from 0 to 3"):
+        Probe(Block(), {}, [Edit(Point("mixer", "head_out"), torch.neg, heads=(4,))])(X)
+    with pytest.raises(UsageError, match="heads are chosen for functions"):
+        Edit(Point("", "head_out"), TowardValue(U), heads=(1,))
     with pytest.raises(ValueError, match="lse cannot be edited"):
         Taps(edit={"lse": torch.neg})

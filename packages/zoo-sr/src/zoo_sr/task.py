@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
@@ -60,7 +59,7 @@ class SRTask:
             train, self.validation = read_photos(paths, "train"), read_photos(paths, "val")
         else:
             train, self.validation = synthetic_photos(8, 128, seed=1), synthetic_photos(2, 64, seed=2)
-        self._fingerprint = fingerprint(train)
+        self._fingerprint, self._teacher = fingerprint(train), ""
         self.pool = PhotoPool(
             train, scale=scale, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed, device=device
         )
@@ -69,13 +68,16 @@ class SRTask:
             before = time.monotonic()
             self.pool.teach(teacher.enlarge)
             LOG.info("the teacher enlarged %d photos in %.1f s", len(train), time.monotonic() - before)
-            # the file's name stands in the recipe; here counts what it holds
-            self._fingerprint = hashlib.sha256(f"{self._fingerprint} {teacher.sha256}".encode()).hexdigest()
+            self._teacher = teacher.sha256
         self.cut = torch.compile(self.pool.cut) if recipe.compile else self.pool.cut
 
     def fingerprint(self) -> str:
-        """Identify the training data: the photos, and the teacher if there is one."""
+        """Identify the training data: the photos."""
         return self._fingerprint
+
+    def identities(self) -> dict[str, str]:
+        """Identify the teacher by what its file holds; the file's name stands in the recipe."""
+        return {"teacher": self._teacher} if self._teacher else {}
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam with a shorter memory of squares than the default, as the runs are short."""

@@ -67,6 +67,33 @@ class LayerNormed:
 
 
 @dataclass(frozen=True)
+class Standardised:
+    """Give a teacher's features mean 0 and deviation 1 in each dimension, by statistics of some of its features.
+
+    Args:
+        mean: (D,).
+        std: (D,); dimensions that are constant have 1.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def by(cls, features: Tensor) -> Standardised:
+        """Take the statistics of features (..., D), from a cache for example."""
+        flat = features.double().flatten(0, -2)
+        std = flat.std(0, correction=0)
+        return cls(tuple(flat.mean(0).tolist()), tuple(torch.where(std > 0, std, 1.0).tolist()))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        if wide.shape[-1] != len(self.mean):
+            raise UsageError(f"Statistics of {len(self.mean)} dimensions do not fit features of {wide.shape[-1]}.")
+        return (wide - wide.new_tensor(self.mean)) / wide.new_tensor(self.std)
+
+
+@dataclass(frozen=True)
 class PatchTokens:
     """Drop class and register tokens, which come first.
 

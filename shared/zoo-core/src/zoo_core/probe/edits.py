@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from zoo_core.errors import UsageError
@@ -76,10 +77,42 @@ class Edit:
         point: where; `ScaleHeads` and `TowardValue` act at `head_out`, `KeyBias` at the attention module (`in`), any
             other function at `in`, `out` or `head_out`. Functions must be hashable, as all of a run's settings.
         change: what is done; (tensor) -> tensor of the same shape.
+        heads: which heads a function changes, of a tensor (B, H, ...); None: all. Named changes have a number a head.
+
+    Raises:
+        UsageError: heads of a named change, or at a point without heads.
     """
 
     point: Point
     change: Change
+    heads: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads is None:
+            return
+        if isinstance(self.change, ScaleHeads | TowardValue | KeyBias) or self.point.what in ("in", "out"):
+            raise UsageError(
+                f"{self.point}: heads are chosen for functions of tensors (B, H, ...) alone.",
+                "Give the named changes 1 or 0 for the heads that they leave alone.",
+            )
+
+    @property
+    def applied(self) -> Change:
+        """The change, to these heads."""
+        return self.change if self.heads is None else _OnHeads(self.change, self.heads)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _OnHeads:
+    change: Callable[[Tensor], Tensor]
+    heads: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if outside := [head for head in self.heads if not 0 <= head < x.shape[1]]:
+            raise UsageError(f"There is no head {outside[0]}.", f"Heads count from 0 to {x.shape[1] - 1}.")
+        chosen = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
+        chosen[list(self.heads)] = True
+        return torch.where(chosen.reshape(-1, *[1] * (x.ndim - 2)), self.change(x), x)
 
 
 def _of_heads(values: tuple[float, ...], head_out: Tensor) -> Tensor:

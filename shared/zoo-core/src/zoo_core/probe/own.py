@@ -99,7 +99,7 @@ class Layer:
         value: list[Tensor] = []
         made: dict[str, list[Callable[[Tensor], Tensor]]] = {}
         for edit in self.edits:
-            change = edit.change
+            change = edit.applied
             if isinstance(change, KeyBias):
                 continue
             if isinstance(change, TowardValue):

@@ -134,7 +134,7 @@ class Probe(nn.Module):
         self._before(border.module, CaptureIn(self._call, name, point, border.read, argument))
 
     def _edit(self, edit: Edit) -> None:
-        point, change = edit.point, edit.change
+        point, change = edit.point, edit.applied
         module = submodule(self.module, point.path)
         if isinstance(module, Attention) and (isinstance(change, KeyBias) or point.what not in ("in", "out")):
             self._our(point.path, module).edit(edit)

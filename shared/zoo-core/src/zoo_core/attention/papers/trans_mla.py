@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.attention.atoms import Causal
-from zoo_core.attention.dispatch import attend
+from zoo_core.attention.call import Result
 from zoo_core.attention.masks import Mask
 from zoo_core.attention.module import Attention
 from zoo_core.attention.positions import RoPE
-from zoo_core.attention.report import Report, measure
+from zoo_core.attention.report import Mapped, Report, measure
 from zoo_core.attention.stages import merge_heads, split_heads
+from zoo_core.attention.taps import Taps, tapped
 
 DAMPING = 0.01  # of the mean of a Gram matrix's diagonal
 
@@ -65,11 +66,15 @@ class LatentAttention(nn.Module):
 
     def forward(self, x: Tensor, *, mask: Mask | None = None) -> Tensor:
         """Mix tokens x (B, N, D)."""
+        return self.mapped(x, Taps(), mask=mask).out
+
+    def mapped(self, x: Tensor, taps: Taps, *, mask: Mask | None = None) -> Result:
+        """Mix tokens x (B, N, D), and return what taps capture beside them."""
         latent = self.down(x)[:, None]  # (B, 1, N, r)
         lifted = torch.einsum("bhnd,hdr->bhnr", split_heads(self.q(x), self.heads), self.key_up)
-        seen = attend(self._turned(lifted), self._turned(latent), latent, mask=mask, scale=self.head_dim**-0.5).out
-        out: Tensor = self.output(merge_heads(torch.einsum("bhnr,her->bhne", seen, self.value_up)))
-        return out
+        seen = tapped(taps, self._turned(lifted), self._turned(latent), latent, mask=mask, scale=self.head_dim**-0.5)
+        out = self.output(merge_heads(torch.einsum("bhnr,her->bhne", seen.out, self.value_up)))
+        return seen._replace(out=out)
 
     def _turned(self, x: Tensor) -> Tensor:
         if self.rope is None:
@@ -150,12 +155,22 @@ def gqa_to_mla(
     before.load_state_dict(weights)
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(2, 16, sizes.dim, generator=generator, dtype=torch.float64)
-    inputs = [random, *(x.double() for x in (calibration, held_out) if x is not None)]
+    given = {"random": random, "calibration": calibration, "held out": held_out}
+    maps = Taps(("score", "weight"))
+
+    def truth(x: Tensor) -> Mapped:
+        mixed = before(x, mask=Causal(), taps=maps)
+        return Mapped(mixed.x, **mixed.aux)
+
+    def made(x: Tensor) -> Mapped:
+        result = module.mapped(x, maps, mask=Causal())
+        return Mapped(result.out, **result.aux)
+
     report = measure(
         f"GQA {sizes.heads}/{groups} x {sizes.head_dim} -> MLA {len(down)}",
-        (lambda x: before(x, mask=Causal()).x, weights),
-        (lambda x: module(x, mask=Causal()), result),
-        inputs,
+        (truth, weights),
+        (made, result),
+        {name: x.double() for name, x in given.items() if x is not None},
         cache_values=(whole, len(down)),
         left_out=(f"{len(discarded)} directions of keys and values",) if len(discarded) else (),
         discarded=tuple(discarded.tolist()),

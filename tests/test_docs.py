@@ -44,7 +44,10 @@ PAGES = sorted(
 # a page whose blocks are files and commands that a test of its own follows to the letter
 FOLLOWED = {"docs/add-a-model.md": "tests/test_add_a_model.py"}
 # commands of packages that are run as modules
-MODULES = ("zoo_htr.doctor:command", "zoo_htr.importing:command", "zoo_htr.line_recall:command")
+MODULES = (
+    "zoo_htr.doctor:command", "zoo_htr.importing:command", "zoo_htr.line_recall:command",
+    "zoo_htr.repolygonize:command", "zoo_htr.page_eval:command",
+)  # fmt: skip
 RUNNABLE = {"console", "sh", "python"}
 DATA = {"json", "yaml", "toml", "text", "mermaid"}
 FENCE = re.compile(r"^(?P<before>[^\n]*)\n+```(?P<language>\S*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)

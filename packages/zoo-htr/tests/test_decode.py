@@ -130,6 +130,35 @@ def test_the_language_of_a_page_is_found_by_its_lines() -> None:
     assert decoder.facts["ngrams"].keys() == {"transcripts-fr", "novels-fr", "transcripts-en", "novels-en"}
 
 
+def test_the_beam_reads_unsure_lines_alone_and_exactly_as_it_would_read_all() -> None:
+    """Spec 7.3: time goes where it helps; a line's text never depends on which other lines were sure."""
+    plain = said("la maison est grande")
+    doubted = said("la maisou est gramde", (8, "n", 0.45), (17, "n", 0.45))
+    page = [plain, doubted, said("le jardin"), doubted[:30], torch.zeros(0, len(ALPHABET))]
+    everything = Decoder(ALPHABET, decoder="beam", language="fr", below=1.0).read(page)
+    greedy_ = Decoder(ALPHABET).read(page)
+    for below in (0.0, 0.9, 0.97, 1.0):
+        some = Decoder(ALPHABET, decoder="beam", language="fr", below=below).read(page)
+        for mine, sure, searched in zip(some, greedy_, everything, strict=True):
+            assert mine == (searched if below == 1 or sure.confidence < below else sure)
+    chosen = Decoder(ALPHABET, decoder="beam", language="fr").read(page)
+    assert [r.text for r in chosen[:2]] == ["la maison est grande", "la maison est grande"]
+    assert greedy_[1].text == "la maisou est gramde"
+    assert (chosen[0].others, bool(chosen[1].others)) == ((), True)
+
+
+def test_sure_lines_of_a_beam_have_the_confidences_of_greedy(tmp_path: Path) -> None:
+    maps = {"greedy": flat(0.9).maps["greedy"], "beam": flat(0.3).maps["beam"]}
+    fitted = flat().model_copy(update={"maps": maps, "temperature": 1.0})
+    sure, unsure = said("sur"), said("doute", (2, "a", 0.45))
+    read = Decoder(ALPHABET, decoder="beam", calibration=fitted).read([sure, unsure])
+    assert [round(r.chars[0].confidence, 2) for r in read] == [0.9, 0.3]
+    words = words_file(tmp_path, "sur")
+    assert (
+        Decoder(ALPHABET, decoder="beam", lexicon=words, calibration=fitted).read([sure])[0].chars[0].confidence < 0.5
+    )
+
+
 @pytest.mark.parametrize("decoder", ["greedy", "beam"])
 def test_odd_lines_are_read_without_a_fuss(decoder: str) -> None:
     made = Decoder(ALPHABET, decoder=decoder, language="fr")
@@ -146,6 +175,7 @@ def test_odd_lines_are_read_without_a_fuss(decoder: str) -> None:
         ({"decoder": "beams"}, "Did you mean 'beam'"),
         ({"decoder": "beam", "language": "de"}, "no language 'de'"),
         ({"width": 0}, "at least 1"),
+        ({"decoder": "beam", "below": 97}, "from 0 to 1"),
         ({"decoder": "greedy", "lexicon": Path("x")}, "--decoder beam"),
         ({"decoder": "beam", "correct": True}, "greedy decoder"),
     ],
@@ -179,7 +209,7 @@ def test_a_calibration_replaces_posteriors_everywhere() -> None:
         assert reading.text == "il est"
         assert {char.confidence for char in reading.chars} == {0.7}
         assert [word.confidence for word in reading.words()] == [0.7, 0.7]
-        assert reading.confidence == 0.7
+        assert (reading.confidence, reading.exact) == (0.7, 0.7)
         blank = Decoder(ALPHABET, decoder=decoder, calibration=flat()).read([said("a")[-1:]])[0]
         assert blank.text == ""
         assert blank.confidence == pytest.approx(0.25 * np.exp(tempered(said("a")[-1:].numpy(), 2.0)[0, 0]))

@@ -1,4 +1,4 @@
-"""Packs from one's own material, and the doctor for single pictures."""
+"""Packs from one's own material."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from PIL import Image
 
 from zoo_core.errors import InputError
 from zoo_core.io.packs import open_pack
-from zoo_htr.doctor import examine
 from zoo_htr.importing import rows, write_folder, write_parquet
 from zoo_htr.lines import Tally, read_lines, symbols_to_text, text_to_symbols
 from zoo_htr.marks import with_marks
+from zoo_htr.truth import true_lines
 
 LINES = "".join(
     f'<TextLine ID="l{n}" BASELINE="20 {60 + 80 * n} 380 {60 + 80 * n}" HPOS="20" VPOS="{20 + 80 * n}" WIDTH="360" '
@@ -105,6 +105,10 @@ def test_pairs_and_lists_in_and_out(tmp_path: Path) -> None:
     assert "<space>" in (tmp_path / "laia/syms.txt").read_text()
     again, _ = imported(tmp_path / "laia/train.txt", target=tmp_path / "n.parquet")
     assert sorted(row["text"] for row in again) == sorted(texts.values())
+    assert sorted(line.text for line in true_lines(tmp_path / "laia/train.txt")) == sorted(texts.values())
+    next((tmp_path / "laia").glob("*.png")).unlink()
+    with pytest.raises(InputError, match=r"train\.txt: \w+ has 0 pictures"):
+        list(true_lines(tmp_path / "laia/train.txt"))
     write_folder(tmp_path / "pairs", iter(made), "pairs", overwrite=False)
     once_more, _ = imported(tmp_path / "pairs", target=tmp_path / "o.parquet")
     assert sorted(row["text"] for row in once_more) == sorted(texts.values())
@@ -160,48 +164,3 @@ def test_the_commands(tmp_path: Path) -> None:
     assert (again.returncode, "exists already" in again.stderr) == (3, True)
     looked = run("doctor", "in/a.jpg", "--format", "json")
     assert (looked.returncode, json.loads(looked.stdout)["size"]) == (0, [400, 300])
-
-
-# -- doctor ------------------------------------------------------------------------------------------------------------
-
-
-def strokes(lines: int, height: int = 64) -> np.ndarray:
-    """Rows of upright strokes at irregular places, as of letters."""
-    page = np.full((30 + lines * height, 1200), 215, np.uint8)
-    random = np.random.default_rng(0)
-    for n in range(lines):
-        base = 20 + round((n + 0.8) * height)
-        x = 30 + random.integers(40)
-        while x < 1150:
-            high = round(height * (0.4 if random.random() < 0.8 else 0.65))
-            page[base - high : base, x : x + max(2, height // 16)] = 40
-            x += max(4, round(height * random.uniform(0.1, 0.35)))
-    return page
-
-
-@pytest.mark.parametrize(
-    ("picture_", "said"),
-    [
-        (strokes(1), None),
-        (strokes(8), None),
-        (strokes(2), "two or more lines"),
-        (255 - strokes(1), "light ink"),
-        (np.ascontiguousarray(np.rot90(strokes(1))), "90 degrees"),
-        (np.ascontiguousarray(np.rot90(strokes(12))), "90 degrees"),
-        (strokes(1, 24)[10:34], "scan with more"),
-        (np.full((600, 500), 230, np.uint8), "no lines were found"),
-        (np.zeros((3, 500), np.uint8), "hold no writing"),
-    ],
-)
-def test_doctor_says_what_is_wrong(picture_: np.ndarray, said: str | None) -> None:
-    warnings = examine(picture_).warnings
-    if said is None:
-        assert warnings == ()
-    else:
-        assert any(said in warning for warning in warnings), warnings
-
-
-def test_doctor_shows_what_the_network_gets() -> None:
-    found = examine(strokes(8))
-    assert (found.kind, len(found.lines)) == ("page", 8)
-    assert {line.shape[0] for line in found.lines} == {64}

@@ -38,6 +38,18 @@ def test_no_outline_one_is_made_from_baseline_and_neighbours() -> None:
     assert layout.notes == ("4 lines (0, 1, 2 and 1 more): each had no outline: one was made around its baseline",)
 
 
+@pytest.mark.parametrize(("start", "end", "left", "right"), [(250, 50, 72, 112), (50, 250, 88, 128)])
+def test_an_upright_line_without_outline_gets_one_beside_its_baseline(
+    start: float, end: float, left: float, right: float
+) -> None:
+    """In a margin: read upwards, its letters stand to the left of the baseline; read downwards, to the right."""
+    lines = [Line(str(n), (), ((150, 50 + 40 * n), (350, 50 + 40 * n))) for n in range(4)]
+    margin = Line("margin", (), ((100, start), (100, end)))
+    layout = lay_out(page_of(*lines, margin), (300, 400))
+    xs = [x for x, _ in layout.page.lines[-1].polygon]
+    assert (min(xs), max(xs)) == pytest.approx((left, right))
+
+
 def test_no_baseline_one_is_made_at_the_foot_of_the_outline() -> None:
     line, said = only(Line("a", SQUARE))
     assert np.allclose(line.baseline, ((10, 50), (210, 50)))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zoo_htr.alphabet import Alphabet
 from zoo_htr.augment import Choice, render, still
 from zoo_htr.data import LineStore, scribbles
-from zoo_htr.normalise import prepare, standardise
+from zoo_htr.normalise import _percentile, prepare, standardise
 
 CPU = torch.device("cpu")
 ALPHABET = Alphabet(("", *"abcdefgh "))
@@ -37,6 +37,13 @@ def test_a_line_is_the_same_to_the_bit_alone_and_in_a_batch(widths: list[int], c
     for line, shade, n in zip(batch, shades, widths, strict=True):
         assert torch.equal(shade[0, :, :n], standardise(line[None, :, :n], torch.tensor([n]))[0, 0])
         assert not shade[0, :, n:].any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(levels=st.lists(st.integers(0, 255), min_size=1, max_size=300), percent=st.sampled_from([0, 1, 25, 50, 99, 100]))
+def test_percentiles_are_those_that_sorting_gives(levels: list[int], percent: int) -> None:
+    counts = np.bincount(levels, minlength=256)
+    assert _percentile(counts, percent) == pytest.approx(np.percentile(levels, percent), rel=1e-12)
 
 
 def test_paper_is_zero_and_ink_positive_in_units_of_the_contrast() -> None:

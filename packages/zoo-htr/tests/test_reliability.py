@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from posteriors import chance, spoken
 
 from zoo_htr.align import log_likelihoods
 from zoo_htr.alphabet import Alphabet
 from zoo_htr.calibrate import Examples, calibrate, cross_fitted, read_all
-from zoo_htr.confidence import Calibration, tempered
+from zoo_htr.confidence import Calibration, features, tempered
 from zoo_htr.eval import reliability
 from zoo_htr.fitting import fit_logistic, fit_monotone, fit_temperature, least
 from zoo_htr.metrics import score
@@ -114,6 +118,8 @@ def test_fitted_confidences_keep_what_they_say_for_hands_they_never_saw() -> Non
     assert fitted["ece"] < 0.6 * bare["ece"]
     assert fitted["ece"] < 0.06
     assert fitted["brier"] < bare["brier"]
+    assert "exact_ece" not in bare  # posteriors claim nothing about whole lines
+    assert fitted["exact_ece"] < 0.1
 
 
 def test_everything_is_fitted_at_once_and_the_language_never_makes_it_worse() -> None:
@@ -124,3 +130,26 @@ def test_everything_is_fitted_at_once_and_the_language_never_makes_it_worse() ->
     assert set(made.maps) == {"greedy", "beam"}
     tried = {line.partition(": CER")[0]: float(line.split()[-2]) for line in said if "CER" in line}
     assert tried[f"alpha {made.language_scale:.2f}, beta {made.bonus:.2f}"] == min(tried.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 4), max_size=6), gaps=st.lists(st.integers(0, 9), min_size=7), seed=st.integers()
+)
+def test_features_of_characters_are_those_of_each_by_itself(lengths: list[int], gaps: list[int], seed: int) -> None:
+    spans, at = [], gaps[0]
+    for length, gap in zip(lengths, gaps[1:], strict=False):
+        spans.append((at, at + length))
+        at += length + gap
+    logs, random = chance(at, 9, seed % 1000, sharp=3).astype(np.float32), np.random.default_rng(seed % 1000)
+    label, language = random.integers(1, 9, len(spans)).tolist(), random.normal(-3, 1, len(spans)).tolist()
+    table = features(logs, label, spans, language)
+    assert table.shape == (len(spans), 4)
+    for i, (symbol, (start, end)) in enumerate(zip(label, spans, strict=True)):
+        own = [float(logs[t, symbol]) for t in range(start, end)]
+        rivals = [max(float(logs[t, c]) for c in range(1, 9) if c != symbol) for t in range(start, end)]
+        before = spans[i - 1][1] if i else max(start - 4, 0)
+        behind = spans[i + 1][0] if i + 1 < len(spans) else min(end + 4, at)
+        margin = max(mine - other for mine, other in zip(own, rivals, strict=True))
+        room = max(end - start + (behind - before) / 2, 0.5)
+        assert table[i] == pytest.approx([sum(own) / len(own), margin, language[i], math.log(room)], rel=1e-9)

@@ -15,6 +15,7 @@ from zoo_htr.pages.hocr import new_hocr
 from zoo_htr.pages.model import Line, Page, Region
 from zoo_htr.pages.page_xml_write import edit_page_xml, new_page_xml
 from zoo_htr.pages.placing import placed
+from zoo_htr.pages.tei import new_tei
 from zoo_htr.pages.written import Level, Provenance, WrittenGlyph, WrittenLine, WrittenPage, WrittenWord
 from zoo_htr.reading import Char, Reading
 
@@ -140,6 +141,25 @@ def test_hocr_has_boxes_baselines_and_confidences(level: Level) -> None:
         assert words[0].get("title") == "bbox 10 20 50 60; x_wconf 50; x_confs 75 75 75"
 
 
+def test_tei_points_from_every_line_to_its_place_on_the_facsimile() -> None:
+    nowhere = WrittenLine(Line("l1"), "lost", None)
+    page = page_of(NASTY)
+    page = replace(page, lines=(*page.lines, nowhere))
+    data = new_tei([page, page], title="a letter", provenance=MADE)
+    assert names(etree.fromstring(data)) == ["teiHeader", "facsimile", "text"]
+    assert xpath(data, "titleStmt/title")[0].text == "a letter"
+    assert [graphic.get("url") for graphic in xpath(data, "surface/graphic")] == ["a letter.jpg"] * 2
+    zones = {zone.get("{http://www.w3.org/XML/1998/namespace}id"): zone for zone in xpath(data, "surface/zone")}
+    beginnings = xpath(data, "lb")
+    assert [lb.get("n") for lb in beginnings] == ["1", "2"] * 2
+    assert beginnings[0].tail == NASTY
+    assert [lb.get("facs") and zones[lb.get("facs")[1:]].get("points") for lb in beginnings] == [
+        "10,20 210,20 210,60 10,60", None,
+    ] * 2  # fmt: skip
+    assert len(zones) == 2
+    assert "weights abc" in xpath(data, "application/label")[0].text
+
+
 @pytest.mark.parametrize("level", ["line", "word"])
 def test_signs_of_xml_and_controls_in_the_text(level: Level) -> None:
     """Markup is escaped; what XML cannot hold at all is left out instead of breaking the file."""
@@ -253,6 +273,22 @@ def test_words_lie_where_their_frames_are() -> None:
     assert first[2] == pytest.approx(left + (22 + 2) * 4 * scale, abs=1)
     assert second[0] == pytest.approx(left + (50 - 2) * 4 * scale, abs=1)
     assert (first[1], first[3]) == pytest.approx((200, 260), abs=1.5)
+
+
+def test_words_name_what_the_next_best_texts_have_in_their_place() -> None:
+    chars = tuple(Char(c, 0.9, 4 * i, 4 * i + 1) for i, c in enumerate("two words"))
+    others = tuple((text, -1.0) for text in ("two wards", "tow words", "two w ords", "two wards "))
+    made = placed(LINE, Reading(chars, 0.9, 0.0, others), uncut(np.zeros((64, 200), np.uint8)))
+    assert [word.others for word in made.words] == [("tow",), ("wards",)]
+    data = new_alto(
+        [WrittenPage(Page((LINE,), (Region("r"),)), (made,), "a.jpg", (300, 400))], level="glyph", provenance=MADE
+    )
+    strings = xpath(data, "TextLine/String")
+    assert [[e.text for e in string if etree.QName(e).localname == "ALTERNATIVE"] for string in strings] == [
+        ["tow"],
+        ["wards"],
+    ]
+    assert names(strings[0])[:2] == ["ALTERNATIVE", "Glyph"]  # the order of the schema
 
 
 def test_words_of_a_turned_line_lie_along_it() -> None:

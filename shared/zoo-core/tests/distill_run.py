@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +12,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo_core.distill import Objective, Student, Teacher, TeacherCache, Term, after, cosine, linear
+from zoo_core.distill import Balance, Objective, Student, Teacher, TeacherCache, Term, after, cosine, linear
 from zoo_core.distill.losses.features import mse
 from zoo_core.distill.losses.logits import cross_entropy, kl
 from zoo_core.distill.rollout import generator
 from zoo_core.distill.stages import Plateau, Players, Stage
 from zoo_core.probe import Point, Seen
+from zoo_core.testing.forked import ranks
 from zoo_core.train import Order, TrainRecipe, fit, seed_all
 from zoo_core.train.stages import fit_stages
 
@@ -28,7 +26,11 @@ SAMPLES, CLASSES = 96, 5
 
 
 class Recipe(TrainRecipe):
-    may_change: ClassVar[frozenset[str]] = TrainRecipe.may_change | {"cache", "shard_bytes", "teacher_seed", "form"}
+    may_change: ClassVar[frozenset[str]] = TrainRecipe.may_change | {
+        "cache", "shard_bytes", "teacher_seed", "form", "preprocessing", "data_seed",
+    }  # fmt: skip
+    preprocessing: str = ""
+    data_seed: int = 0
     kd: float = 1.0
     feature: float = 0.5
     teacher_seed: int = 7
@@ -39,6 +41,8 @@ class Recipe(TrainRecipe):
     dropout: float = 0.1
     norm: bool = True
     feature_from: int = 0
+    balance: bool = False
+    moving: bool = False
     what: str = "lesson"
     bad_step: int = -1
 
@@ -84,8 +88,8 @@ class Lesson:
         self.x, self.y = images()
         self.order = Order(SAMPLES, recipe.batch, recipe.seed)
         points = {"logits": Point(""), "pool": Point("body.3")}
-        network = teacher_network(recipe.teacher_seed)
-        self.teacher = Teacher(network, points, inputs="x", keys="id", fill=True)
+        network = self.teacher_network = teacher_network(recipe.teacher_seed)
+        self.teacher = Teacher(network, points, inputs="x", keys="id", fill=True, preprocessing=recipe.preprocessing)
         if recipe.cache:
             cache = TeacherCache(
                 recipe.cache, teacher=self.teacher.fingerprint, data=self.fingerprint(), form=recipe.form,  # type: ignore[arg-type]
@@ -104,7 +108,8 @@ class Lesson:
                     weight=after(recipe.feature_from, recipe.feature),
                     only=lambda batch: batch["id"] % 3 > 0,
                 ),
-            ]
+            ],
+            balance=Balance("pool", decay=0.9, every=2) if recipe.balance else None,
         )  # fmt: skip
         self.module: Any = Student(student, {"pool": "body.3"}, self.objective)
         if recipe.plain:
@@ -132,6 +137,9 @@ class Lesson:
             return loss, {"task": loss.detach()}
         if batch["step"] == self.recipe.bad_step:
             batch = {**batch, "x": batch["x"] * torch.inf}
+        if self.recipe.moving:  # somebody else trains the teacher's network
+            self.teacher_network.train()(batch["x"])
+            self.teacher_network.eval()
         taught = self.teacher(batch)
         seen: Seen = self.module(batch["x"])
         return self.objective(seen, taught, batch, batch["step"])
@@ -144,11 +152,14 @@ class Lesson:
     def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(tensors) if self.recipe.plain else Student.published(tensors)
 
+    def check_unchanged(self) -> None:
+        self.teacher.check_unchanged()
+
     def identities(self) -> dict[str, str]:
-        return {"teacher": self.teacher.identity}
+        return self.teacher.identities()
 
     def fingerprint(self) -> str:
-        return "d" * 64
+        return f"{self.recipe.data_seed:x}" * 64
 
 
 def recipe(**keys: Any) -> Recipe:
@@ -234,36 +245,10 @@ def main(out: Path, keys: dict[str, Any]) -> None:
         fit((Duel if settings.what == "duel" else Lesson)(settings), settings, out)
 
 
-def processes(count: int, out: Path, keys: dict[str, Any]) -> int:
-    """Train in several processes, as torchrun sets them up; return how many failed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
-    pids = []
-    for rank in range(count):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.environ.update({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-                main(out, keys)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    return sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in pids)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
     folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
     if (number := asked.pop("processes", 1)) > 1:
-        sys.exit(processes(number, folder, asked))
+        sys.exit(ranks(number, lambda: main(folder, asked)))
     main(folder, asked)

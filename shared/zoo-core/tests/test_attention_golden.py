@@ -211,4 +211,4 @@ def test_channel_attention(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(("p", "name"), [(1, "at_abs_l2"), (2, "at_sq_l2"), (4, "at_p4_l2")])
 def test_spatial_maps(tensors: dict[str, Tensor], p: int, name: str) -> None:
     case = Case(tensors, "spatial_map")
-    near(attention_map(case.x, p), getattr(case, name))
+    near(attention_map(case.x, p).flatten(1), getattr(case, name))

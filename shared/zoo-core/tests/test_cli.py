@@ -139,6 +139,15 @@ def test_info_has_all_of_the_manifest_and_an_example() -> None:
     assert manifest.keys() <= record.keys()
 
 
+def test_info_lists_the_points_of_a_model() -> None:
+    (record,) = lines_of(zoo("info", "abc", "--points", "--format", "json").stdout, "zoo.info-points/1")
+    assert record["id"] == "letters"
+    assert record["points"] == [{"path": "", "module": "Factor", "shape": [3], "also": []}]
+    done = zoo("info", "letters-bare", "--points")
+    assert done.returncode == 2
+    assert "letters-bare states no size of an input" in done.stderr
+
+
 def test_info_says_what_a_weights_file_is() -> None:
     done = zoo("info", str(PACKAGE / "acme_letters/weights/letters.safetensors"), "--format", "json")
     assert done.returncode == 0, done.stderr
@@ -310,6 +319,23 @@ def test_eval_prints_one_report_and_keeps_it(tmp_path: Path) -> None:
     failing = zoo("eval", "letters", "--data", "bad", cwd=tmp_path)
     assert failing.returncode == 1
     assert "FAILS: never worse than nothing (on b.txt)" in failing.stdout
+
+
+def test_eval_against_a_model_says_what_is_kept_of_it() -> None:
+    done = zoo("eval", "letters", "--data", "finite", "--against", "abc", "--against", "a-peer", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (record,) = lines_of(done.stdout, "zoo.eval/1")
+    assert record["facts"]["against"] == "('a-peer',)"  # what is no model is the package's to know
+    assert record["teachers"] == {"letters": {"retention": {"error": 1.0}, "agreement": 1.0}}
+    assert record["against"]["letters"]["ours_minus_this"]["error"]["mean"] == 0
+    file = PACKAGE / "acme_letters/weights/letters.safetensors"
+    (record,) = lines_of(
+        zoo("eval", "letters", "--data", "finite", "--against", str(file), "--format", "json").stdout, "zoo.eval/1"
+    )
+    assert record["facts"]["teacher letters"]["weights"] == str(file)
+    other = zoo("eval", "letters", "--data", "finite", "--against", "letters-bare")
+    assert other.returncode == 2
+    assert "letters-bare (nothing) cannot stand beside letters (letter-count)" in other.stderr
 
 
 def test_bench_fails_when_outputs_differ() -> None:

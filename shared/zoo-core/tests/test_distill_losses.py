@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zoo_core.attention import attention_map
 from zoo_core.distill.losses.ctc import NBest, align, ctc, ctc_frames, ctc_sequence, frame_weights, needed_frames
 from zoo_core.distill.losses.distribution import gram, mmd_mean, with_gradient
-from zoo_core.distill.losses.features import attention_map, cosine, cwd, fd, l1, mse, smooth_l1, spatial_attention
+from zoo_core.distill.losses.features import cosine, cwd, fd, l1, mse, smooth_l1, spatial_attention
 from zoo_core.distill.losses.logits import bce, cross_entropy, dkd, jsd, kl, mixture, mse_logits, reverse_kl
 from zoo_core.distill.losses.sparse import log1mexp, sparse_kl
 from zoo_core.distill.targets import TopK
@@ -276,6 +277,8 @@ def test_attention_maps_know_neither_scale_nor_width() -> None:
     assert ((value > 0) & (value <= 4)).all()
     torch.testing.assert_close(spatial_attention(drawn(2, 3, 5, 7, seed=1), maps), value)
     assert torch.equal(attention_map(torch.zeros(1, 2, 3, 3)), torch.zeros(1, 3, 3))
+    with pytest.raises(UsageError, match=r"made of \(B, C, H, W\), got \(2, 5\)"):
+        spatial_attention(torch.ones(2, 5), features)
 
 
 def test_grids_that_differ_are_averaged_when_asked_on_both_axes() -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import distill_run as run
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,20 +22,7 @@ from zoo_core.train import RunRecord
 from zoo_core.train.log import read_table
 from zoo_core.train.state import existing, read_checkpoint
 
-SCRIPT = Path(__file__).with_name("distill_run.py")
-
-
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("distill_run", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["distill_run"] = module  # pydantic looks its module up
-    spec.loader.exec_module(module)
-    return module
-
-
-run = _script()
+SCRIPT = Path(run.__file__)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,17 +109,36 @@ def test_the_teacher_is_in_no_checkpoint_and_the_adapter_is_not_published(whole:
     record = RunRecord.model_validate_json((whole / "record.json").read_text())
     assert record.parameters == sum(p.numel() for p in run.Net(8).parameters())
     lesson = run.Lesson(run.recipe())
-    assert record.identities == checkpoint.data["identities"] == {"teacher": lesson.teacher.fingerprint}
+    assert record.identities == checkpoint.data["identities"] == lesson.teacher.identities()
+    assert record.identities["teacher"] == lesson.teacher.fingerprint
     # model, average and two moments of each weight, plus names and the state of generators
     tensors = sum(t.numel() * t.element_size() for group in checkpoint.groups.values() for t in group.values())
     student_bytes = sum(t.numel() * t.element_size() for t in lesson.module.state_dict().values())
     assert tensors < 4.1 * student_bytes
 
 
-def test_another_teacher_is_refused_at_resume(whole: Path, tmp_path: Path) -> None:
+def test_another_teacher_is_refused_at_resume_and_what_differs_is_said(whole: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", steps=30, time_limit_minutes=1e-9)
-    with pytest.raises(UsageError, match=r"trained with another teacher \([0-9a-f]{12}, this is [0-9a-f]{12}\)"):
+    two = "[0-9a-f]{12}, this is [0-9a-f]{12}"
+    with pytest.raises(
+        UsageError, match=rf"trained with another teacher \({two}: weights [0-9a-f]{{12}} -> [0-9a-f]{{12}}\)\."
+    ) as caught:
         train(tmp_path / "run", steps=30, teacher_seed=8)
+    assert caught.value.remedy == "Give the same teacher, or train in another folder."
+    with pytest.raises(UsageError, match=rf"another teacher \({two}: preprocessing none -> centred\)"):
+        train(tmp_path / "run", steps=30, preprocessing="centred")
+    # both, if both have changed: not one after the other
+    with pytest.raises(
+        UsageError, match=rf"on other data \(0{{12}}, these are 1{{12}}\) and with another teacher \({two}: w"
+    ):
+        train(tmp_path / "run", steps=30, teacher_seed=8, data_seed=1)
+
+
+def test_a_teacher_that_moved_ends_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ZooError, match="teacher has changed during training"):
+        train(tmp_path / "run", steps=12, moving=True)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    assert existing(tmp_path / "run" / "checkpoints")[0].name == "step-00000010", "the end is not saved"
 
 
 def test_a_cache_in_half_precision_is_within_the_noise_of_seeds(whole: Path, tmp_path: Path) -> None:
@@ -145,6 +150,17 @@ def test_a_cache_in_half_precision_is_within_the_noise_of_seeds(whole: Path, tmp
     train(tmp_path / "run", time_limit_minutes=1e-9)
     with pytest.raises(UsageError, match="another teacher"):
         train(tmp_path / "run", cache=str(tmp_path / "cache"), form="fp16")
+
+
+def test_balanced_weights_are_resumed_bit_equal(tmp_path: Path) -> None:
+    train(tmp_path / "whole", balance=True, steps=30)
+    for _ in range(7):  # sessions of a few steps
+        train(tmp_path / "parts", balance=True, steps=30, time_limit_minutes=1e-9)
+    train(tmp_path / "parts", balance=True, steps=30)
+    assert published(tmp_path / "whole") == published(tmp_path / "parts")
+    record = RunRecord.model_validate_json((tmp_path / "parts" / "record.json").read_text())
+    assert record.sessions > 3
+    assert float(state(tmp_path / "parts")["balances.0.norm_kd"]) > 0
 
 
 def test_a_term_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) -> None:
@@ -165,7 +181,7 @@ def test_weights_of_zero_are_plain_training(tmp_path: Path) -> None:
 
 def test_two_processes_whose_masks_differ_train_as_one(zoo: ForkedZoo, tmp_path: Path) -> None:
     # the feature term begins later, with an adapter that DDP waits for, and counts other samples in each process
-    keys = {"dropout": 0.0, "norm": False, "feature_from": 5, "ema_decay": 0.0, "steps": 30}
+    keys = {"dropout": 0.0, "norm": False, "feature_from": 5, "ema_decay": 0.0, "steps": 30, "balance": True}
     train(tmp_path / "one", **keys)
     arguments = (str(SCRIPT), str(tmp_path / "two"), json.dumps({**keys, "processes": 2}))
     zoo.start(*arguments, cwd=tmp_path, program="python")

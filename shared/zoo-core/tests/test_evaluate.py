@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from zoo_core.evaluate import Check, Report, Way, bootstrap_mean, paired
+from zoo_core.evaluate import Check, Report, Way, beside, bootstrap_mean, paired
 
 
 @pytest.fixture
@@ -44,6 +45,22 @@ def test_the_table_shows_printed_figures_as_printed_and_ours_last(report: Report
     assert lines[0][2:] == ["", ""]  # print has no spread
     assert lines[1][3].startswith("+1.333 (")
     assert lines[2][2] == "30.000 to 34.000"
+
+
+def test_a_teacher_stands_beside_with_what_is_kept_of_it(report: Report) -> None:
+    theirs = Way.of("ours", {"psnr": [31.0, 33.0, 36.0], "other": [0.0, 0.0, 0.0]})
+    teacher = Report("large-x4", "three", "plain", ("a", "b", "c"), theirs, seconds=2.0)
+    both = beside(report, teacher)
+    data = json.loads(json.dumps(both.as_dict(), allow_nan=False))
+    assert data["teachers"] == {"large-x4": {"retention": {"psnr": pytest.approx(32 / (100 / 3))}}}
+    assert data["against"]["large-x4"]["ours_minus_this"]["psnr"]["mean"] == pytest.approx(-4 / 3)
+    assert (both.seconds, len(both.table())) == (3.25, 5)
+    answered = replace(report, ours=replace(report.ours, answers=("x", "y", "z")))
+    told = beside(answered, replace(teacher, ours=replace(theirs, answers=("x", "y", "a"))))
+    assert told.more["teachers"]["large-x4"]["agreement"] == pytest.approx(2 / 3)
+    assert told.tables[-1].rows[-1] == ("same answer", "0.6667")
+    with pytest.raises(ValueError, match="different examples"):
+        beside(report, replace(teacher, names=("a", "b", "d")))
 
 
 def test_what_is_not_finite_is_null_in_json() -> None:

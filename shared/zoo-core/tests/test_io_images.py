@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -52,7 +53,8 @@ def written(image: Image, kind: Format, **extra: Any) -> bytes:
     [
         ("1", "PNG", 1, False), ("L", "PNG", 1, False), ("LA", "PNG", 1, True), ("RGB", "PNG", 3, False),
         ("RGBA", "PNG", 3, True), ("RGB", "BMP", 3, False), ("RGB", "PPM", 3, False), ("L", "TIFF", 1, False),
-        ("RGBA", "TIFF", 3, True), ("RGB", "GIF", 3, False),
+        ("RGBA", "TIFF", 3, True), ("RGB", "GIF", 3, False), ("L", "JPEG2000", 1, False), ("LA", "JPEG2000", 1, True),
+        ("RGB", "JPEG2000", 3, False), ("RGBA", "JPEG2000", 3, True),
     ],
 )  # fmt: skip
 def test_eight_bit_modes_keep_every_value(mode: str, kind: str, channels: int, alpha: bool) -> None:
@@ -64,6 +66,21 @@ def test_eight_bit_modes_keep_every_value(mode: str, kind: str, channels: int, a
     assert frame.pixels.shape == (9, 7, channels)
     assert (frame.alpha is not None) == alpha
     np.testing.assert_array_equal(frame.joined().squeeze(), expected)
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["file", "codestream"])
+def test_jpeg_2000_keeps_16_bits_of_gray_and_says_that_it_loses_those_of_colour(bare: bool) -> None:
+    gray = noise(40, 30, dtype=np.uint16)
+    data = file_of(pil.fromarray(gray), "JPEG2000", no_jp2=bare)
+    image = read(data, "scan.jp2")
+    assert (image.format, image.notes) == ("jp2", ())
+    np.testing.assert_array_equal(image.frames[0].pixels[..., 0], gray)
+    ramp = np.arange(128, dtype=np.uint16) * 400
+    down = ramp[:, None] // 4
+    deep = np.stack([ramp + down, ramp[::-1] + down, ramp + 0 * down], 2)
+    image = read(cv2.imencode(".jp2", deep)[1].tobytes(), "scan.jp2")
+    assert "colour of more than 8 bits in a JPEG 2000 is read as 8" in image.notes[0]
+    np.testing.assert_allclose(image.frames[0].pixels[..., ::-1], deep >> 8, atol=2)  # the writer is not lossless
 
 
 def test_a_palette_with_transparency_becomes_colours_and_alpha() -> None:
@@ -230,6 +247,7 @@ def bomb() -> bytes:
 
 PNG = file_of(pil.fromarray(noise(64, 64, 3)), "PNG")
 JPEG = file_of(pil.fromarray(noise(64, 64, 3)), "JPEG")
+JPEG2000 = file_of(pil.fromarray(noise(64, 64, 3)), "JPEG2000")
 
 
 @pytest.mark.parametrize(
@@ -237,6 +255,7 @@ JPEG = file_of(pil.fromarray(noise(64, 64, 3)), "JPEG")
     [
         (b"", "is empty"),
         (b"just some words\n", "its content is text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
         (b"<svg xmlns=''/>", "an SVG drawing or XML"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC photo"),
         (b"\0\1\2\3\4", "of an unknown kind"),
@@ -262,7 +281,7 @@ def test_programs_are_never_started_by_a_picture() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([PNG, JPEG, animation("GIF"), animation("WEBP"), animation("TIFF")]), st.data())
+@given(st.sampled_from([PNG, JPEG, JPEG2000, animation("GIF"), animation("WEBP"), animation("TIFF")]), st.data())
 def test_damage_is_a_sentence_or_a_picture(data: bytes, draw: st.DataObject) -> None:
     """No damaged byte may raise anything but InputError, or hang."""
     broken = bytearray(data)

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from zoo_core.attention import Attention
+from zoo_core.attention.papers.mixture_of_heads import MixtureOfHeads
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.probe import Edit, KeyBias, Point, Probe, ScaleHeads, TowardValue, attention_view, output_shapes
+from zoo_core.probe.listing import places
 
 
 def convolutions() -> nn.Sequential:
@@ -39,6 +42,16 @@ def test_points_show_inputs_and_outputs_and_the_output_is_untouched() -> None:
     assert (seen.at["first"] < 0).any()
     assert torch.equal(seen.at["into"], functional.relu(seen.at["first"]))
     assert torch.equal(seen.at["second"], net[2](seen.at["into"]))
+
+
+def test_what_is_seen_lies_on_the_way_to_the_output_also_before_a_module_that_works_in_place() -> None:
+    net = convolutions()
+    seen = Probe(net, {"first": "0", "again": "0"})(IMAGES)
+    for name in ("first", "again"):
+        (found,) = torch.autograd.grad(seen.out.sum(), seen.at[name], retain_graph=True)
+        by_hand = seen.at[name].detach().requires_grad_()
+        (expected,) = torch.autograd.grad(net[1:](by_hand.clone()).sum(), by_hand)
+        torch.testing.assert_close(found, expected)
 
 
 def test_without_points_and_edits_nothing_is_hooked() -> None:
@@ -111,6 +124,17 @@ def test_all_points_of_a_module_with_their_shapes() -> None:
     }  # fmt: skip
     assert list(output_shapes(Twice(), torch.randn(1, 3))) == ["", "layer"]
     assert all(not m._forward_hooks for m in net.modules())
+
+
+def test_places_say_what_else_attention_shows() -> None:
+    ours, gated = Attention(24, 4), Attention(24, 4, combine=MixtureOfHeads(1, 2))
+    rest = ("head_out", "k", "lse", "q", "rows", "score", "v", "weight")
+    first = places(ours, TOKENS)[0]
+    assert (first.path, first.kind, first.shape, first.shows) == ("", "Attention", (2, 7, 24), rest)
+    assert places(gated, TOKENS)[0].shows == ("gate", *rest)
+    assert [place.shows for place in places(Torch(batch_first=True), TOKENS) if place.shows] == [
+        ("k", "lse", "q", "rows", "v")
+    ]
 
 
 def test_nothing_stays_between_calls_and_copies_are_independent() -> None:

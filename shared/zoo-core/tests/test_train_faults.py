@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
+import random
 import resource
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_run as tiny
 import torch
 from safetensors.torch import load_file
 
 from zoo_core.errors import InputError, UsageError, ZooError
+from zoo_core.testing.forked import Done, ForkedZoo
 from zoo_core.train import RunRecord, fit
 from zoo_core.train.log import read_table
 from zoo_core.train.state import existing, read_checkpoint
-
-SCRIPT = Path(__file__).with_name("tiny_run.py")
-
-
-def _tiny() -> Any:
-    spec = importlib.util.spec_from_file_location("tiny_run", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tiny_run"] = module  # dataclasses and pydantic look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny = _tiny()
 
 
 def train(out: Path, *, resume: Any = "auto", data_seed: int = 0, **keys: Any) -> RunRecord:
@@ -60,35 +47,21 @@ def rows(path: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k != "step_seconds"} for row in read_table(path)]
 
 
-Drive = Callable[..., dict[str, Any]]
-
-
 @pytest.fixture(scope="module")
-def drive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drive]:
-    """Return a function that lets the driver run sessions of the tiny problem in forked processes."""
-    errors = tmp_path_factory.mktemp("driver") / "stderr"
-    with (
-        errors.open("w") as stderr,
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        ) as process,
-    ):  # fmt: skip
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedZoo]:
+    with ForkedZoo(tmp_path_factory.mktemp("server"), ["zoo_core.train.loop"]) as server:
+        yield server
 
-        def ask(verb: str, folder: Path, argument: str | int, **keys: Any) -> dict[str, Any]:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(json.dumps([verb, str(folder), argument, keys]) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            assert line, errors.read_text()
-            report: dict[str, Any] = json.loads(line)
-            return report
 
-        yield ask
-        assert process.stdin is not None
-        process.stdin.close()
+def begin(zoo: ForkedZoo, out: Path, **keys: Any) -> int:
+    """Begin or resume a run in a process of its own; return its id."""
+    return zoo.start(tiny.__file__, str(out), json.dumps(keys), cwd=out.parent, program="python")
+
+
+def run(zoo: ForkedZoo, out: Path, **keys: Any) -> Done:
+    """Begin or resume a run in a process of its own, and wait for its end."""
+    begin(zoo, out, **keys)
+    return zoo.wait()
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +99,32 @@ def half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # -- killed ------------------------------------------------------------------------------------------------------------
 
 
-def test_killed_twenty_times_the_run_ends_bit_equal(tmp_path: Path, drive: Drive) -> None:
+def kill(zoo: ForkedZoo, out: Path, moments: random.Random, **keys: Any) -> bool:
+    """Begin or resume a run and kill -9 it at a random moment or in the middle of a save; return whether it saved."""
+    checkpoints = out / "checkpoints"
+    pid = begin(zoo, out, **keys)
+    give_up = time.monotonic() + moments.uniform(0.02, 0.3)
+    file = moments.choice([None, "model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"])
+    skip = moments.randrange(6)
+    seen: set[str] = set()
+    while time.monotonic() < give_up:
+        if file and (hits := [str(p) for p in checkpoints.glob(f".partial-*/{file}")]):
+            seen.update(hits)
+            if len(seen) > skip:
+                break
+    os.kill(pid, signal.SIGKILL)
+    done = zoo.wait()
+    assert done.code == -signal.SIGKILL, done.stderr or "the run ended before it was killed"
+    return any(checkpoints.glob(".partial-*"))
+
+
+def test_killed_twenty_times_the_run_ends_bit_equal(tmp_path: Path, zoo: ForkedZoo) -> None:
     # 412 steps of 16 samples are 64 epochs of 103
-    report = drive("kill", tmp_path, 20, steps=412)
-    assert (report["whole"], report["killed"], report["died"]) == (0, 0, 20), report
-    assert report["died_while_saving"] >= 3, "the test must also hit saves"
+    moments = random.Random(1)
+    assert run(zoo, tmp_path / "whole", steps=412).code == 0
+    died_while_saving = sum(kill(zoo, tmp_path / "killed", moments, steps=412) for _ in range(20))
+    assert died_while_saving >= 3, "the test must also hit saves"
+    assert run(zoo, tmp_path / "killed", steps=412).code == 0
     assert same(tmp_path / "whole", tmp_path / "killed")
     # a buffer counted how often the weights have learned from each sample
     assert weights(tmp_path / "killed")["seen"].unique().tolist() == [64]
@@ -142,10 +136,14 @@ def test_killed_twenty_times_the_run_ends_bit_equal(tmp_path: Path, drive: Drive
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_saves_and_exits_with_its_code(
-    tmp_path: Path, undisturbed: Path, drive: Drive, name: str, code: int
+    tmp_path: Path, undisturbed: Path, zoo: ForkedZoo, name: str, code: int
 ) -> None:
-    report = drive("stop", tmp_path / "run", name, delay_seconds=0.002)
-    assert report == {"stopped": code, "resumed": 0}
+    pid = begin(zoo, tmp_path / "run", delay_seconds=0.002)
+    while not existing(tmp_path / "run" / "checkpoints"):
+        time.sleep(0.001)
+    os.kill(pid, signal.Signals[name])
+    assert zoo.wait().code == code
+    assert run(zoo, tmp_path / "run", delay_seconds=0.002).code == 0
     for key, tensor in weights(undisturbed).items():
         assert torch.equal(weights(tmp_path / "run")[key], tensor), key
 
@@ -293,18 +291,18 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, undisturbed: Path) 
 # -- several processes -------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_train_as_one(tmp_path: Path, drive: Drive) -> None:
+def test_two_processes_train_as_one(tmp_path: Path, zoo: ForkedZoo) -> None:
     keys = {"net": {"dropout": 0.0}, "ema_decay": 0.0}
     train(tmp_path / "one", **keys)
     # stopped and resumed on the way: each process has its own generators
-    assert drive("ddp", tmp_path / "two", 2, time_limit_minutes=1e-9, **keys)["codes"] == [0, 0]
+    assert run(zoo, tmp_path / "two", processes=2, time_limit_minutes=1e-9, **keys).code == 0
     assert not (tmp_path / "two" / "weights.safetensors").exists()
-    assert drive("ddp", tmp_path / "two", 2, **keys)["codes"] == [0, 0]
+    assert run(zoo, tmp_path / "two", processes=2, **keys).code == 0
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in one:
         if name != "seen":  # each process counts its own part
             torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
 
 
-def test_unequal_parts_are_refused(tmp_path: Path, drive: Drive) -> None:
-    assert drive("ddp", tmp_path / "run", 2, batch=15)["codes"] == [1, 1]
+def test_unequal_parts_are_refused(tmp_path: Path, zoo: ForkedZoo) -> None:
+    assert run(zoo, tmp_path / "run", processes=2, batch=15).code == 2, "both fail"

@@ -1,21 +1,12 @@
-"""A tiny training problem, and a driver that runs sessions of it in forked processes and disturbs them.
-
-Run as a program because a fork is only safe from a process that has done nothing but imports; and forks, because each
-session then costs milliseconds instead of the seconds that importing Lightning takes. Reads one JSON list a line (verb,
-folder, argument, recipe keys) and answers each with a JSON object.
-"""
+"""A tiny training problem as a program that can be killed: `python tiny_run.py FOLDER JSON-OF-RECIPE-KEYS`."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import random
-import signal
-import socket
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import InterruptedRunError
+from zoo_core.testing.forked import ranks
 from zoo_core.train import Order, TrainRecipe, seed_all
 from zoo_core.train.loop import fit
 
@@ -105,83 +97,18 @@ def recipe(**keys: Any) -> Recipe:
     )
 
 
-def session(out: Path, keys: dict[str, Any], environment: dict[str, str] | None = None) -> int:
-    """Begin or resume a run in a forked process; return its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.environ.update(environment or {})
-        settings = recipe(**keys)
-        fit(Tiny(settings), settings, out)
-        code = 0
-    except InterruptedRunError as error:
-        code = error.exit_code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def wait(pid: int) -> int:
-    """Return the exit code, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def kill(folder: Path, kills: int, keys: dict[str, Any]) -> dict[str, Any]:
-    """Run once undisturbed; then run and kill -9 `kills` times, at random moments and in the middle of saves."""
-    moments = random.Random(1)
-    code = wait(session(folder / "whole", keys))
-    checkpoints = folder / "killed" / "checkpoints"
-    died_while_saving = died = 0
-    while died < kills:
-        pid = session(folder / "killed", keys)
-        give_up = time.monotonic() + moments.uniform(0.02, 0.3)
-        file = moments.choice([None, "model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"])
-        skip = moments.randrange(6)
-        seen: set[str] = set()
-        while time.monotonic() < give_up:
-            if file and (hits := [str(p) for p in checkpoints.glob(f".partial-*/{file}")]):
-                seen.update(hits)
-                if len(seen) > skip:
-                    break
-        os.kill(pid, signal.SIGKILL)
-        if wait(pid) != -signal.SIGKILL:
-            return {"error": "the run ended before it was killed", "died": died}
-        died += 1
-        died_while_saving += any(checkpoints.glob(".partial-*"))
-    last = wait(session(folder / "killed", keys))
-    return {"whole": code, "killed": last, "died": died, "died_while_saving": died_while_saving}
-
-
-def stop(folder: Path, name: str, keys: dict[str, Any]) -> dict[str, Any]:
-    """Send a signal to a run when it has written a checkpoint, then let it go on to its end."""
-    pid = session(folder, keys)
-    while not any((folder / "checkpoints").glob("step-*")):
-        time.sleep(0.001)
-    os.kill(pid, signal.Signals[name])
-    return {"stopped": wait(pid), "resumed": wait(session(folder, keys))}
-
-
-def ddp(folder: Path, processes: int, keys: dict[str, Any]) -> dict[str, Any]:
-    """Run in several processes, as torchrun sets them up."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
-    pids = [session(folder, keys, {**shared, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(processes)]
-    return {"codes": [wait(pid) for pid in pids]}
+def main(out: Path, keys: dict[str, Any]) -> None:
+    settings = recipe(**keys)
+    fit(Tiny(settings), settings, out)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
-    verbs: dict[str, Any] = {"kill": kill, "stop": stop, "ddp": ddp}
-    for line in sys.stdin:
-        verb, place, argument, settings = json.loads(line)
-        sys.stdout.write(json.dumps(verbs[verb](Path(place), argument, settings)) + "\n")
-        sys.stdout.flush()
+    folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
+    if (number := asked.pop("processes", 1)) > 1:
+        sys.exit(ranks(number, lambda: main(folder, asked)))
+    try:
+        main(folder, asked)
+    except InterruptedRunError as error:
+        sys.exit(error.exit_code)

@@ -83,6 +83,11 @@ class Alphabet:
             at += len(symbol) or 1
         return missing
 
+    def known(self, text: str) -> list[int]:
+        """Return the indices of a text, without its characters that no symbol covers."""
+        missing = set(self.unknown(text))
+        return self.encode("".join(c for c in text if c not in missing) if missing else text)
+
     def extended(self, texts: Iterable[str]) -> Alphabet:
         """Return this alphabet with the code points it lacks of `texts` at its end; known indices stay."""
         missing = set().union(*map(self.unknown, texts))

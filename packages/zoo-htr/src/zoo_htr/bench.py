@@ -27,6 +27,7 @@ from zoo_htr.data import scribbles
 from zoo_htr.decode import Decoder
 from zoo_htr.eval import read, read_by_peer
 from zoo_htr.htr_jand import HTRJAND
+from zoo_htr.int8 import supported
 from zoo_htr.metrics import score
 from zoo_htr.options import HTROptions
 from zoo_htr.peers import PEERS, peer
@@ -85,16 +86,24 @@ def bench(
 
         return Way(name, kept, _codes, limits, note=note)
 
-    def ours(decoder: str, *, deterministic: bool = False) -> Callable[[], list[str]]:
-        reader = LineReader(network, device=where, deterministic=deterministic)
+    def ours(decoder: str, **how: Any) -> Callable[[], list[str]]:
+        reader = LineReader(network, device=where, **how)
         chosen = Decoder.by_options(entry, network, HTROptions.model_validate({"decoder": decoder}))
         return lambda: read(reader, [chosen], lines, step=_nothing)[0].texts
 
-    ways = [
-        way("ours", ours("greedy"), SAME, "greedy, batches of like widths"),
-        way("ours one by one", ours("greedy", deterministic=True), SAME, "as --deterministic"),
-        way("ours beam", ours("beam"), None, "beam search with n-grams: another text"),
-    ]
+    if where.type == "cpu":
+        ways = [
+            way("ours", ours("greedy"), SAME, "greedy, a line a thread"),
+            way("ours in batches", ours("greedy", plain=True), SAME, "the network as it is, lines of like widths"),
+        ]
+        if supported():
+            ways.append(way("ours int8", ours("greedy", precision="int8"), None, "--precision int8: another text"))
+    else:
+        ways = [
+            way("ours", ours("greedy"), SAME, "greedy, batches of like widths"),
+            way("ours one by one", ours("greedy", deterministic=True), SAME, "as --deterministic"),
+        ]
+    ways.append(way("ours beam", ours("beam"), None, "beam search with n-grams: another text"))
     missing = []
     for name in against:
         try:
@@ -119,18 +128,25 @@ def bench(
 
 
 def _told(report: BenchReport, lines: Sequence[TrueLine], texts: dict[str, list[str]]) -> BenchReport:
-    """Add lines a second and CER to a report."""
+    """Add lines a second and CER to a report, and how many times as fast as each peer ours are, pair by pair."""
     speeds: dict[str, float] = {}
     rates: dict[str, float] = {}
+    peers = [timing for timing in report.timings if timing.way in PEERS and timing.seconds]
+    faster: dict[str, dict[str, float]] = {other.way: {} for other in peers}
     timings = []
     for timing in report.timings:
         rates[timing.way] = score([line.text for line in lines], texts[timing.way]).rate("cer")
         said = f"CER {100 * rates[timing.way]:.2f} %, {timing.note}"
         if timing.seconds:
+            for other in peers if timing.way not in PEERS else ():
+                pairs = zip(timing.seconds, other.seconds, strict=True)
+                faster[other.way][timing.way] = statistics.median(theirs / mine for mine, theirs in pairs)
+                said = f"{faster[other.way][timing.way]:.1f} times as fast as {other.way}, {said}"
             speeds[timing.way] = len(lines) / statistics.median(timing.seconds)
             said = f"{speeds[timing.way]:.1f} lines a second, {said}"
         timings.append(replace(timing, note=said))
     facts: dict[str, Any] = {**report.facts, "lines": len(lines), "lines_per_second": speeds, "cer": rates}
+    facts["times_as_fast"] = faster
     return replace(report, timings=tuple(timings), facts=facts)
 
 

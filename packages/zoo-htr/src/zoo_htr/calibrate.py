@@ -132,7 +132,7 @@ def read_all(
     examples: Examples, alphabet: Alphabet, base: Calibration, decoder: DecoderName, *, with_features: bool = True
 ) -> tuple[list[Reading], list[Floats]]:
     """Read all lines page by page; return plain readings, and the features of their characters."""
-    bare = Decoder(alphabet, decoder=decoder, calibration=base.model_copy(update={"maps": {}}))
+    bare = Decoder(alphabet, decoder=decoder, below=1.0, calibration=base.model_copy(update={"maps": {}}))
     readings: dict[int, Reading] = {}
     features: dict[int, Floats] = {}
     for page in examples.pages():

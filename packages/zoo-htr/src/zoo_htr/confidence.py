@@ -99,7 +99,8 @@ class Calibration(_Data):
         if chosen is None:
             return reading
         if not reading.chars:
-            return replace(reading, confidence=reading.confidence * chosen.empty)
+            empty = reading.confidence * chosen.empty
+            return replace(reading, confidence=empty, exact=empty)
         sure = chosen.chars(features)
         chars = tuple(replace(char, confidence=float(p)) for char, p in zip(reading.chars, sure, strict=True))
         plain = Reading(chars, line_confidence(chars, 1.0), reading.score)
@@ -109,12 +110,8 @@ class Calibration(_Data):
             chars=chars,
             confidence=float(chosen.line(plain.confidence)),
             word_confidences=tuple(float(p) for p in words),
+            exact=float(chosen.exact(log_sum(chars))),
         )
-
-    def exact(self, decoder: DecoderName, reading: Reading) -> float | None:
-        """Return P(a calibrated reading has no error); None if the decoder was not calibrated."""
-        chosen = self.maps.get(decoder)
-        return None if chosen is None else float(chosen.exact(log_sum(reading.chars)))
 
 
 def log_sum(chars: Sequence[Char]) -> float:
@@ -127,7 +124,8 @@ def tempered(log_probs: NDArray[np.float32], temperature: float) -> NDArray[np.f
     if temperature == 1 or not log_probs.size:
         return log_probs
     cooled = log_probs / np.float32(temperature)
-    total: NDArray[np.float32] = np.logaddexp.reduce(cooled, axis=1, keepdims=True)
+    cooled -= cooled.max(axis=1, keepdims=True)
+    total: NDArray[np.float32] = np.log(np.exp(cooled).sum(axis=1, keepdims=True))
     return cooled - total
 
 
@@ -146,18 +144,24 @@ def features(
         language_logs: log probability of each by the language model; zeros without one.
     """
     table = np.zeros((len(label), len(FEATURES)))
-    ends = [end for _, end in spans]
-    for i, (symbol, (start, end)) in enumerate(zip(label, spans, strict=True)):
-        frames = log_probs[start:end].astype(np.float64)
-        own = np.maximum(frames[:, symbol], _LOWEST)
-        others = frames.copy()
-        others[:, (BLANK, symbol)] = -np.inf
-        rivals = np.maximum(others.max(axis=1), _LOWEST)
-        # from the middle of the gap before to the middle of the gap behind
-        before = ends[i - 1] if i else max(start - 4, 0)
-        behind = spans[i + 1][0] if i + 1 < len(spans) else min(end + 4, len(log_probs))
-        width = (start + end + behind - before) / 2 - start + (end - start) / 2
-        table[i] = own.mean(), (own - rivals).max(), max(language_logs[i], _LOWEST), math.log(max(width, 0.5))
+    if not label:
+        return table
+    starts, ends = np.array(spans).T
+    lengths = ends - starts
+    firsts = np.cumsum(lengths) - lengths  # of each character among the frames of all of them
+    frames = np.arange(lengths.sum()) + np.repeat(starts - firsts, lengths)
+    symbols = np.repeat(np.array(label), lengths)
+    logs, rows = log_probs[frames].astype(np.float64), np.arange(len(frames))
+    own = np.maximum(logs[rows, symbols], _LOWEST)
+    logs[:, BLANK] = logs[rows, symbols] = -np.inf
+    rivals = np.maximum(logs.max(axis=1), _LOWEST)
+    table[:, 0] = np.add.reduceat(own, firsts) / lengths
+    table[:, 1] = np.maximum.reduceat(own - rivals, firsts)
+    table[:, 2] = np.maximum(language_logs, _LOWEST)
+    # its own frames, and half of those from the end of its neighbour before to the begin of the one behind
+    before = np.append(max(starts[0] - 4, 0), ends[:-1])
+    behind = np.append(starts[1:], min(ends[-1] + 4, len(log_probs)))
+    table[:, 3] = np.log(np.maximum(ends - starts + (behind - before) / 2, 0.5))
     return table
 
 

@@ -136,14 +136,14 @@ def _warp(page: Gray, matrix: NDArray[np.float64], size: tuple[int, int]) -> Gra
 def _fade(crop: Gray, inside: Gray) -> Gray:
     """Return the crop with everything outside of the mask as bright as its paper."""
     height = crop.shape[0]
-    paper = _paper(crop[inside > 0])
+    paper = paper_tone(crop[inside > 0])
     reach = max(1, round(0.02 * height))
     mask = cv2.dilate(inside, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)))
     soft = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), max(0.8, 0.012 * height))
     return np.rint(crop * soft + paper * (1 - soft)).clip(0, 255).astype(np.uint8)
 
 
-def _paper(pixels: Gray) -> float:
+def paper_tone(pixels: Gray) -> float:
     """Return the tone of the paper: the median of what Otsu's threshold takes for bright."""
     if pixels.size == 0:
         return 255.0

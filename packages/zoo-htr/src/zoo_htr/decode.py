@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from zoo_core.errors import UsageError, did_you_mean
 from zoo_htr.align import best_spans, log_likelihoods
 from zoo_htr.alphabet import Alphabet
 from zoo_htr.beam import WIDTH, Hypothesis, Scorer, beam_search
-from zoo_htr.confidence import Calibration, features, find_calibration, read_calibration, tempered
+from zoo_htr.confidence import Calibration, DecoderName, features, find_calibration, read_calibration, tempered
 from zoo_htr.correct import better
 from zoo_htr.fingerprint import fingerprint
 from zoo_htr.greedy import alternatives, greedy_lines, line_confidence
@@ -25,7 +25,7 @@ from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.language import Language
 from zoo_htr.lexicon import Lexicon, Together, masked, permitted, read_entries
 from zoo_htr.ngram.model import Mixture
-from zoo_htr.options import HTROptions
+from zoo_htr.options import BELOW, HTROptions
 from zoo_htr.reading import Char, Reading
 
 DECODERS = ("greedy", "beam")
@@ -44,6 +44,8 @@ class Decoder:
         decoder: greedy (the likeliest symbol of each frame) or beam (prefix beam search with character n-grams).
         language: of the n-grams: auto, fr, en, none, or an n-gram file; for greedy, of the confidences alone.
         width: of the beam.
+        below: the beam reads lines whose greedy reading is less sure than this, by the mean posterior of its symbols;
+            the others stay as greedy reads them. 1 gives it all lines, as a lexicon does whatever stands here.
         lexicon: a list of words, for the beam.
         charset: characters that may be read, as in the brackets of a regular expression's set.
         choices: a list of all lines that can occur; the likeliest of them is taken, whatever the decoder.
@@ -62,6 +64,7 @@ class Decoder:
         decoder: str = "greedy",
         language: str = "auto",
         width: int = WIDTH,
+        below: float = BELOW,
         lexicon: Path | None = None,
         charset: str | None = None,
         choices: Path | None = None,
@@ -72,6 +75,8 @@ class Decoder:
             raise UsageError(f"There is no decoder {decoder!r}.", did_you_mean(decoder, DECODERS))
         if width < 1:
             raise UsageError(f"The width of a beam is at least 1, not {width}.")
+        if not 0 <= below <= 1:
+            raise UsageError(f"A confidence is from 0 to 1, not {below}.")
         if decoder == "greedy" and lexicon is not None:
             raise UsageError("The greedy decoder has no lexicon.", "Add --decoder beam.")
         if correct and (decoder != "greedy" or language == "none"):
@@ -79,9 +84,10 @@ class Decoder:
                 "Correction needs the greedy decoder and a language.", "The beam uses the language anyway."
             )
         self.alphabet, self.width, self.correct, self.calibration = alphabet, width, correct, calibration
-        self.decoder: Literal["greedy", "beam"] = "beam" if decoder == "beam" else "greedy"
+        self.decoder: DecoderName = "beam" if decoder == "beam" else "greedy"
         asked = decoder == "beam" or correct or calibration is not None
         self.language = Language(language) if asked and language != "none" else None
+        self.below = 1.0 if lexicon is not None else below
         self.lexicon = Lexicon(read_entries(lexicon), alphabet) if lexicon is not None else None
         self.allowed = permitted(alphabet, charset) if charset is not None else None
         self.choices = self._labels(choices) if choices is not None else None
@@ -108,6 +114,7 @@ class Decoder:
             decoder=options.decoder,
             language=options.lm,
             width=options.beam_width,
+            below=options.beam_below,
             lexicon=options.lexicon,
             charset=options.charset,
             choices=options.choices,
@@ -116,11 +123,23 @@ class Decoder:
         )
 
     @property
+    def described(self) -> str:
+        """The decoder in words, for files that say what read them."""
+        parts: list[str] = [self.decoder]
+        if self.decoder == "beam":
+            parts += [f"width {self.width}", f"below {self.below:g}"]
+        parts += [name for name in ("lexicon", "choices") if getattr(self, name) is not None]
+        parts += ["charset"] if self.allowed is not None else []
+        parts += ["corrected"] if self.correct else []
+        return ", ".join(parts)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What a result says of how it was decoded."""
         return {
             "decoder": self.decoder,
             "width": self.width if self.decoder == "beam" else None,
+            "below": self.below if self.decoder == "beam" else None,
             "language": self.language.name if self.language else None,
             "ngrams": self.language.facts if self.language else {},
             "corrected": self.correct,
@@ -139,8 +158,11 @@ class Decoder:
         if self.choices is not None:
             return [self._chosen(line, mixture) for line in logs]
         if self.decoder == "beam":
-            return [self._beam(line, mixture) for line in logs]
-        readings = [self._sure(line, reading, mixture) for line, reading in zip(logs, first, strict=True)]
+            return [
+                self._sure(line, reading, mixture, "greedy") if self._is_sure(reading) else self._beam(line, mixture)
+                for line, reading in zip(logs, first, strict=True)
+            ]
+        readings = [self._sure(line, reading, mixture, "greedy") for line, reading in zip(logs, first, strict=True)]
         if self.correct and mixture is not None:
             readings = [self._corrected(line, r, mixture) for line, r in zip(logs, readings, strict=True)]
         return readings
@@ -202,21 +224,29 @@ class Decoder:
             return Reading((), 0.0, -np.inf)
         best, *rest = found
         spans = best_spans(logs, best.label)
+        peaks = [start + int(logs[start:end, c].argmax()) for c, (start, end) in zip(best.label, spans, strict=True)]
+        rivals = alternatives(logs[peaks], np.array(best.label, int), self.alphabet)
         chars = []
-        for symbol, (start, end) in zip(best.label, spans, strict=True):
+        for symbol, (start, end), others in zip(best.label, spans, rivals, strict=True):
             own = logs[start:end, symbol]
-            others = alternatives(logs[start + int(own.argmax())], symbol, self.alphabet)
             sure = min(float(np.exp(own).mean()), 1.0)
             chars.append(Char(self.alphabet.symbols[symbol], sure, start, end, others))
         empty = float(np.exp(logs[:, 0]).mean()) if len(logs) else 1.0
         texts = tuple((self.alphabet.decode(h.label), h.score) for h in rest[:OTHERS])
-        return self._sure(logs, Reading(tuple(chars), line_confidence(chars, empty), best.score, texts), mixture)
+        reading = Reading(tuple(chars), line_confidence(chars, empty), best.score, texts)
+        return self._sure(logs, reading, mixture, self.decoder)
 
-    def _sure(self, logs: NDArray[np.float32], reading: Reading, mixture: Mixture | None) -> Reading:
-        """Return a reading with calibrated confidences, if there is a calibration."""
+    def _is_sure(self, reading: Reading) -> bool:
+        """Whether a greedy reading, as yet uncalibrated, needs no search."""
+        return self.below < 1 and reading.confidence >= self.below
+
+    def _sure(
+        self, logs: NDArray[np.float32], reading: Reading, mixture: Mixture | None, decoder: DecoderName
+    ) -> Reading:
+        """Return a reading of a decoder with calibrated confidences, if there is a calibration."""
         if self.calibration is None:
             return reading
-        return self.calibration.apply(self.decoder, reading, reading_features(logs, reading, self.alphabet, mixture))
+        return self.calibration.apply(decoder, reading, reading_features(logs, reading, self.alphabet, mixture))
 
     def _labels(self, path: Path) -> list[tuple[int, ...]]:
         entries = read_entries(path)

@@ -25,10 +25,12 @@ from zoo_htr.finding.ink import components, ink, is_light_on_dark, shrunk, witho
 from zoo_htr.normalise import prepare
 from zoo_htr.pages.layout import lay_out
 from zoo_htr.pages.pictures import Gray, pictures
+from zoo_htr.room import is_tight
 
 SCHEMA = "zoo.htr.doctor/1"
 LOW_PX = 32  # height of a line below which strokes run together
 LINE_ASPECT = 2.5
+_CLEARLY = 0.1  # of confidence
 _TURNED = 1.6  # rows of writing alternate with gaps; so much more do columns if it lies on its side
 
 
@@ -67,6 +69,8 @@ def examine(gray: Gray) -> Findings:
     if kind == "line":
         if has_several_lines(gray):
             warnings.append("there seem to be two or more lines: cut them apart, or read it with --segmenter own")
+        if is_tight(gray):
+            warnings.append("the letters fill its height: leave room above and below, or read it with --fit-lines")
         lines, line_height = [gray], float(height)
     else:
         cuts = [
@@ -115,15 +119,18 @@ def _alternation(mask: NDArray[np.uint8], letter: float) -> float:
     return total / weight if weight else 0.0
 
 
-def _turned_readings(line: Gray, model: str, weights: Path | None) -> dict[int, float]:
-    """Return the model's confidence in a line picture as it is and upside down."""
+def turned_readings(gray: Gray, model: str, weights: Path | None) -> dict[int, float]:
+    """Return the model's confidence in the longest line of a picture that is turned left by 0, 90, 180, 270 degrees."""
     from zoo_core.predict import load
 
     predictor: Any = load(model, device="cpu", weights=weights, segmenter="line")
-    return {
-        angle: predictor.predict(np.ascontiguousarray(np.rot90(line, angle // 90))).confidence or 0.0
-        for angle in (0, 180)
-    }
+    found = {}
+    for angle in (0, 90, 180, 270):
+        lines = examine(np.ascontiguousarray(np.rot90(gray, angle // 90))).lines
+        longest = max(lines, key=lambda line: line.shape[1], default=None)
+        if longest is not None:
+            found[angle] = predictor.predict(longest).confidence or 0.0
+    return found
 
 
 @click.command()
@@ -131,7 +138,7 @@ def _turned_readings(line: Gray, model: str, weights: Path | None) -> dict[int, 
 @click.option(
     "-o", "--output", "target", type=click.Path(path_type=Path), help="Write the lines below each other (png)."
 )
-@click.option("--model", help="Also read the first line upside down with this model, and compare.")
+@click.option("--model", help="Also read the longest line with this model, turned in all four ways, and compare.")
 @click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Weights of yours for it.")
 @click.option("--overwrite", is_flag=True, help="Replace the file of -o.")
 @output.format_option
@@ -143,13 +150,10 @@ def command(
     found = examine(picture.gray)
     warnings = [*picture.notes, *found.warnings]
     if model is not None:
-        if not found.lines:
+        turned = turned_readings(picture.gray, model, weights)
+        if not turned:
             raise UsageError("There is no line to read.", "Leave out --model.")
-        sure = _turned_readings(found.lines[0], model, weights)
-        if sure[180] > sure[0] + 0.1:
-            warnings.append(
-                f"read upside down it makes more sense ({sure[180]:.2f} to {sure[0]:.2f}): turn by 180 degrees"
-            )
+        warnings += better_turned(turned)
     if target is not None and found.lines:
         with whole(target, overwrite=overwrite) as aside:
             _sheet(found.lines).save(aside, "PNG")
@@ -166,6 +170,15 @@ def command(
     }
     lines = f"{len(found.lines)} lines of about {found.line_height_px:.0f}"
     out.result(SCHEMA, record, f"{image}: a {found.kind} of {width} x {height} pixels, {lines}")
+
+
+def better_turned(sure: dict[int, float]) -> list[str]:
+    """Say by how much to turn a picture that reads clearly better so."""
+    best = max(sure, key=lambda angle: sure[angle])
+    if best == 0 or sure[best] <= sure.get(0, 0.0) + _CLEARLY:
+        return []
+    said = "180 degrees" if best == 180 else f"90 degrees to the {'left' if best == 90 else 'right'}"
+    return [f"read in another way it makes more sense ({sure[best]:.2f} to {sure.get(0, 0.0):.2f}): turn it by {said}"]
 
 
 def _sheet(lines: tuple[Gray, ...]) -> pil.Image:

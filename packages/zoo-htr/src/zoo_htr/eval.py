@@ -2,7 +2,7 @@
 
 The first figure is the strict micro CER: edits over characters of the reference, both sides in NFC, nothing else
 changed. Intervals are for other hands: whole writers are resampled, in a corpus of one writer whole documents. The
-protocols are the decoders: greedy, and beam, which shows greedy beside it.
+protocols are the decoders: greedy, and beam and corrected, which show greedy beside them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from zoo_core.weights.build import build
 from zoo_core.weights.files import sha256_of
 from zoo_core.weights.find import find
 from zoo_htr import normalise, tables
-from zoo_htr.decode import DECODERS, Decoder
+from zoo_htr.decode import Decoder
 from zoo_htr.fitting import chars_right
 from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.metrics import METRICS, Scores, confusions, right, score, words
@@ -46,6 +46,11 @@ from zoo_htr.reliability import (
 from zoo_htr.truth import TrueLine, true_lines
 
 PACKS_BELOW = "htr/lines"
+PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
+    "greedy": {},
+    "beam": {"decoder": "beam"},
+    "corrected": {"correct": True},
+}
 SHOWN = ("cer", "wer", "exact")
 DIGITS = dict.fromkeys(METRICS, 4)
 AT_ONCE = 256  # lines whose pictures are in memory at a time, or those of one page
@@ -91,9 +96,10 @@ def evaluate(
         weights: a safetensors file instead of the published weights.
         official: refused: there are no weights of the authors.
         against: peers, such as rapidocr.
-        protocol: the decoder: greedy (default) or beam, with the calibration of the weights if they have one.
+        protocol: the decoder: greedy (default), beam or corrected (greedy with post-correction), with the calibration
+            of the weights if they have one.
         device: auto, cpu, cuda.
-        precision: fp32, bf16, fp16.
+        precision: fp32, bf16, fp16, int8.
         limit: only the first lines.
         offline: ask no network for weights.
         progress: told how many lines are done, of how many.
@@ -106,9 +112,9 @@ def evaluate(
     """
     start = time.perf_counter()
     manifest = entry.manifest
-    decoder = protocol or DECODERS[0]
-    if decoder not in DECODERS:
-        raise UsageError(f"There is no protocol {decoder!r}.", did_you_mean(decoder, DECODERS))
+    decoder = protocol or "greedy"
+    if decoder not in PROTOCOLS:
+        raise UsageError(f"There is no protocol {decoder!r}.", did_you_mean(decoder, tuple(PROTOCOLS)))
     if precision not in manifest.precisions:
         raise UsageError(f"{manifest.id} does not run in {precision!r}.", did_you_mean(precision, manifest.precisions))
     if official is not None:
@@ -116,11 +122,10 @@ def evaluate(
     where = choose_device(device)
     path = find_pack(data, below=PACKS_BELOW)
     found = find(entry, weights=weights, offline=offline)
-    network = build(entry, found, device=where, dtype=DTYPES[precision])
+    network = build(entry, found, device=where, dtype=DTYPES.get(precision, torch.float32))
     assert isinstance(network, HTRJAND)  # noqa: S101 - the manifest names this class
-    decoders = [
-        Decoder.by_options(entry, network, HTROptions.model_validate({"decoder": name})) for name in _wanted(decoder)
-    ]
+    wanted = [decoder] if decoder == "greedy" else [decoder, "greedy"]
+    decoders = [Decoder.by_options(entry, network, HTROptions.model_validate(PROTOCOLS[name])) for name in wanted]
     lines = list(true_lines(path, limit=limit))
 
     total, done = len(lines) * (1 + len(against)), 0
@@ -131,7 +136,7 @@ def evaluate(
         if progress:
             progress(done, total)
 
-    outcomes = read(LineReader(network, device=where), decoders, lines, step=step)
+    outcomes = read(LineReader(network, device=where, precision=precision), decoders, lines, step=step)
     others: dict[str, Outcome] = {f"{d.decoder} decoder": o for d, o in zip(decoders[1:], outcomes[1:], strict=True)}
     if against:
         from zoo_htr.peers import peer
@@ -166,7 +171,7 @@ def evaluate(
         dataset=path.name.removesuffix(".parquet"),
         protocol=decoder,
         names=tuple(line.name for line in lines),
-        ours=_way("ours", ours, outcomes[0].seconds, groups),
+        ours=replace(_way("ours", ours, outcomes[0].seconds, groups), answers=tuple(outcomes[0].texts)),
         others=tuple(ways),
         seconds=time.perf_counter() - start,
         checks=tuple(_checks(decoder, corpora)),
@@ -202,7 +207,7 @@ def read(
     readings: list[dict[int, Reading]] = [{} for _ in decoders]
     for batch in _batches(lines):
         start = time.perf_counter()
-        pictures = [lines[i].pixels() for page in batch for i in page]
+        pictures = [lines[i].pixels for page in batch for i in page]  # decoded beside the computation
         log_probs = iter(reader.log_probs(pictures))
         pages = [[next(log_probs) for _ in page] for page in batch]
         network_seconds += time.perf_counter() - start
@@ -334,14 +339,23 @@ def reliability(lines: Sequence[TrueLine], readings: Sequence[Reading], scores: 
         "word_ece": expected_calibration_error(sure_words, of_words),
         "word_brier": brier(sure_words, of_words),
         "line_ece": expected_calibration_error(of_lines, 1 - np.minimum(scores.values["cer"], 1)),
+        **_exact_ece(readings, scores),
         "aurc": area_under_risk_coverage(of_lines, errors, units),
         "cer_after_rejecting_percent": rejection_curve(of_lines, errors, units, REJECTED),
     }
 
 
+def _exact_ece(readings: Sequence[Reading], scores: Scores) -> dict[str, float]:
+    """Return whether the probabilities that lines have no error keep what they say; nothing without a calibration."""
+    if any(reading.exact is None for reading in readings):
+        return {}
+    claimed = np.array([reading.exact for reading in readings], float)
+    return {"exact_ece": expected_calibration_error(claimed, scores.values["exact"])}
+
+
 def _checks(decoder: str, corpora: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
-    """A language model is never to hurt: in no corpus may the beam be worse than the greedy decoder."""
-    if decoder == "beam":
+    """A language model is never to hurt: in no corpus may it be worse than the greedy decoder."""
+    if decoder != "greedy":
         worse = [
             f"{name}: {100 * row['cer']:.2f} %, greedy {100 * row['against']['greedy decoder']['cer']:.2f} %"
             for name, row in corpora.items()
@@ -355,10 +369,6 @@ def _way(name: str, scores: Scores, seconds: float, groups: Sequence[str]) -> Wa
     weights = {metric: scores.weights[metric].tolist() for metric in METRICS}
     note = f"{len(groups) / seconds:.1f} lines a second" if seconds else ""
     return Way.of(name, values, seconds=seconds, note=note, weights=weights, groups=groups)
-
-
-def _wanted(decoder: str) -> list[str]:
-    return [decoder] if decoder == "greedy" else [decoder, "greedy"]
 
 
 def _batches(lines: Sequence[TrueLine]) -> Iterator[list[list[int]]]:

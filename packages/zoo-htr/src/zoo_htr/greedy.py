@@ -49,35 +49,42 @@ def greedy_lines(log_probs: Sequence[Tensor], alphabet: Alphabet) -> list[Readin
     stops = np.append(starts[1:], len(logs))
     means = np.add.reduceat(posteriors, starts) / (stops - starts)
 
+    written = np.flatnonzero(symbols[starts] != BLANK)
+    peaks = [start + int(best[start : stops[i]].argmax()) for i in written for start in [int(starts[i])]]
+    others = iter(alternatives(logs[peaks], symbols[peaks], alphabet))
+
     readings, run = [], 0
     for first, end in zip(ends - lengths, ends, strict=True):
         chars = []
         while run < len(starts) and starts[run] < end:
             start, stop, symbol = int(starts[run]), int(stops[run]), int(symbols[starts[run]])
             if symbol != BLANK:
-                peak = start + int(best[start:stop].argmax())
-                others = alternatives(logs[peak], symbol, alphabet)
                 span = start - int(first), stop - int(first)
-                chars.append(Char(alphabet.symbols[symbol], min(float(means[run]), 1.0), *span, others))
+                chars.append(Char(alphabet.symbols[symbol], min(float(means[run]), 1.0), *span, next(others)))
             run += 1
         sure = line_confidence(chars, float(posteriors[first:end].mean()) if end > first else 1.0)
         readings.append(Reading(tuple(chars), sure, float(best[first:end].sum())))
     return readings
 
 
-def alternatives(logs: Logs, symbol: int, alphabet: Alphabet) -> tuple[tuple[str, float], ...]:
-    """Return the likeliest symbols of a frame, other than the blank and the one that was read, best first.
+def alternatives(logs: Logs, symbols: NDArray[np.integer], alphabet: Alphabet) -> list[tuple[tuple[str, float], ...]]:
+    """Return the likeliest symbols of frames, other than the blank and the one that was read, best first.
 
     Args:
-        logs: (V,) log-softmax of the frame.
-        symbol: what was read.
+        logs: (L, V) log-softmax of the frames.
+        symbols: (L,) what was read in each.
         alphabet: V symbols.
     """
-    count = min(ALTERNATIVES + 2, len(logs))
-    top = np.argpartition(-logs, count - 1)[:count]
-    top = top[np.argsort(-logs[top], kind="stable")]
-    kept = [int(i) for i in top if i not in (BLANK, symbol) and np.isfinite(logs[i])][:ALTERNATIVES]
-    return tuple((alphabet.symbols[i], math.exp(logs[i])) for i in kept)
+    count = min(ALTERNATIVES + 2, len(alphabet))
+    top = np.argpartition(-logs, count - 1, axis=1)[:, :count]
+    likely = np.take_along_axis(logs, top, axis=1)
+    order = np.argsort(-likely, axis=1, kind="stable")
+    top, likely = np.take_along_axis(top, order, axis=1), np.take_along_axis(likely, order, axis=1)
+    kept = (top != BLANK) & (top != symbols[:, None]) & np.isfinite(likely)
+    rows = zip(top.tolist(), np.exp(likely.astype(np.float64)).tolist(), kept.tolist(), strict=True)
+    return [
+        tuple((alphabet.symbols[i], p) for i, p, good in zip(*row, strict=True) if good)[:ALTERNATIVES] for row in rows
+    ]
 
 
 def line_confidence(chars: Sequence[Char], empty: float) -> float:

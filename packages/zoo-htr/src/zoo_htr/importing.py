@@ -187,8 +187,8 @@ def command(
 ) -> None:
     """Cut the lines of INPUT and write them with their text.
 
-    INPUT is an ALTO or PAGE file, a folder of them with pictures (an export of eScriptorium or Transkribus), a folder
-    of line pictures with .gt.txt files, or a list of PyLaia.
+    INPUT is an ALTO or PAGE file, a folder or zip archive of them with pictures (an export of eScriptorium or
+    Transkribus), a folder of line pictures with .gt.txt files, or a list of PyLaia.
     """
     tally = Tally()
     table = read_table(image_map) if image_map else None

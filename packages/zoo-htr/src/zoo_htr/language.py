@@ -10,7 +10,7 @@ import numpy as np
 
 from zoo_core.errors import UsageError, did_you_mean
 from zoo_htr.alphabet import Alphabet
-from zoo_htr.ngram.model import Mixture, NGram, fitted_weights, shares, symbol_probabilities
+from zoo_htr.ngram.model import Mixture, NGram, label_probabilities, shares
 
 FOLDER = Path(__file__).parent / "languages"
 SHIPPED = {"fr": ("transcripts-fr", "novels-fr"), "en": ("transcripts-en", "novels-en")}
@@ -59,9 +59,11 @@ class Language:
         weighed: list[tuple[NGram, float]] = []
         likelihoods, inner = [], []
         for models in self.languages:
-            weights = fitted_weights(models, texts, prior=PRIOR)
+            labels = [models[0].alphabet.known(text) for text in texts]  # a language's models share theirs
+            tables = [np.stack([label_probabilities(model, label) for model in models], axis=1) for label in labels]
+            weights = shares(np.concatenate([np.empty((0, len(models))), *tables]), prior=PRIOR)
             inner.append(weights)
-            likelihoods.append([_log_likelihood(models, weights, text) for text in texts])
+            likelihoods.append([float(np.log(table @ np.array(weights)).sum()) for table in tables])
         table = np.array(likelihoods, np.float64).reshape(len(self.languages), len(texts)).T
         # a line is in one language: its symbols together say which far more surely than each by itself
         table = np.exp(table - table.max(axis=1, keepdims=True, initial=-np.inf))
@@ -69,11 +71,6 @@ class Language:
             weighed += [(model, share * weight) for model, weight in zip(models, weights, strict=True)]
         kept = [(model, weight) for model, weight in weighed if weight >= LEAST_WEIGHT]
         return Mixture([m for m, _ in kept], [w for _, w in kept], alphabet, scale=scale)
-
-
-def _log_likelihood(models: Sequence[NGram], weights: Sequence[float], text: str) -> float:
-    table = np.stack([symbol_probabilities(model, [text]) for model in models], axis=1)
-    return float(np.log(table @ np.array(weights)).sum())
 
 
 @cache

@@ -11,9 +11,10 @@ from zoo_core.errors import InputError, ZooError
 from zoo_core.io.images import MAX_PIXELS, SUFFIXES
 from zoo_core.io.inputs import Source
 from zoo_htr.cutting import MAX_HEIGHT_PX, MAX_WIDTH_PX, Cut, cut, uncut
+from zoo_htr.pages.archive import is_zip, unpacked
 from zoo_htr.pages.document import open_document
 from zoo_htr.pages.layout import lay_out
-from zoo_htr.pages.pairing import XML_FOLDERS
+from zoo_htr.pages.pairing import XML_FOLDERS, twins
 from zoo_htr.pages.pictures import pictures
 from zoo_htr.pages.read import kind_of
 
@@ -75,7 +76,8 @@ def read_lines(
 
     Args:
         paths: ALTO or PAGE files; folders of them (also Transkribus exports, with `page` and a METS file), or of
-            pictures with `.gt.txt` files; PyLaia lists (`.txt`: a name and symbols in each line).
+            pictures with `.gt.txt` files; zip archives of such folders; PyLaia lists (`.txt`: a name and symbols in
+            each line).
         tally: is told what was used and what not.
         image_dir: where pictures of XML files and of lists are.
         table: names of XML files and their pictures.
@@ -87,12 +89,27 @@ def read_lines(
     for path in paths:
         if path.is_dir():
             yield from _of_folder(path, tally, image_dir, table, max_pixels)
+        elif path.is_file() and is_zip(Source(str(path), path)):
+            with unpacked(path) as (place, problems):
+                for problem in problems:
+                    tally.leave_out("damaged in its archive", problem.message.rstrip("."))
+                for folder in _exports(place):
+                    yield from _of_folder(folder, tally, image_dir, table, max_pixels)
         elif not path.is_file():
             raise InputError(f"{path} does not exist.", "Check the spelling of the path.")
         elif path.suffix.lower() == ".txt" and not path.name.endswith(TRUTH):
             yield from _of_list(path, tally, image_dir or path.parent, max_pixels)
         else:
             yield from _guarded(path, tally, image_dir, table, max_pixels)
+
+
+def _exports(folder: Path) -> list[Path]:
+    """Return the folders of an archive that hold XML, in their own folders for it or directly, or pairs."""
+    found = [path.parent for pattern in ("*.xml", f"*{TRUTH}") for path in folder.rglob(pattern)]
+    places = {place.parent if place.name in XML_FOLDERS and place != folder else place for place in found}
+    if not places:
+        raise InputError(f"{folder.name}.zip holds neither XML nor {TRUTH} files.", "Name an export or pairs.")
+    return sorted(places)
 
 
 def _of_folder(
@@ -104,8 +121,11 @@ def _of_folder(
         raise InputError(
             f"{folder} holds neither XML nor {TRUTH} files.", "Name the folder of an export, or files themselves."
         )
+    again = set(twins(files))
     for path in files:
-        if kind_of(Source(str(path), path)) is None:
+        if path in again:
+            tally.leave_out("pages that are there in another format too", path.name)
+        elif kind_of(Source(str(path), path)) is None:
             tally.leave_out("neither ALTO nor PAGE", path.name)
         else:
             yield from _guarded(path, tally, image_dir, table, max_pixels)
@@ -160,8 +180,18 @@ def _of_pages(
             yield CutLine(made, line.text or "", folder.name, stem, line.place, line.language, path.name)
 
 
-def _of_list(path: Path, tally: Tally, folder: Path, max_pixels: int) -> Iterator[CutLine]:
-    """Yield the lines of a PyLaia list: a name, then symbols parted by blanks, a blank itself as `<space>`."""
+def listed(path: Path, folder: Path) -> Iterator[tuple[str, list[Path], str]]:
+    """Yield the entries of a PyLaia list: stem, pictures of that stem, text.
+
+    A row is a name and symbols, parted by blanks; a blank itself is `<space>`.
+
+    Args:
+        path: the list.
+        folder: where its pictures are.
+
+    Raises:
+        InputError: it is not text in UTF-8.
+    """
     try:
         rows = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -170,14 +200,14 @@ def _of_list(path: Path, tally: Tally, folder: Path, max_pixels: int) -> Iterato
         name, _, rest = row.strip().partition(" ")
         if not name:
             continue
-        stem = (
-            Path(name).name.removesuffix(Path(name).suffix)
-            if Path(name).suffix.lower() in SUFFIXES
-            else Path(name).name
-        )
+        stem = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else Path(name).name
         place = folder / Path(name).parent
-        found = _pictures_of(place, stem) if place.is_dir() else []
-        yield from _whole_picture(found, symbols_to_text(rest), path.stem, stem, path, tally, max_pixels)
+        yield stem, _pictures_of(place, stem) if place.is_dir() else [], symbols_to_text(rest)
+
+
+def _of_list(path: Path, tally: Tally, folder: Path, max_pixels: int) -> Iterator[CutLine]:
+    for stem, found, text in listed(path, folder):
+        yield from _whole_picture(found, text, path.stem, stem, path, tally, max_pixels)
 
 
 def symbols_to_text(symbols: str) -> str:

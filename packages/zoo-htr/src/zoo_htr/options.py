@@ -11,21 +11,26 @@ from pydantic import Field, field_validator
 from zoo_core.options import Options
 
 MAX_PAGE_PIXELS = 200_000_000
+BELOW = 0.97  # confidence of a greedy reading from which on a beam search is not worth its time
 
 
 class HTROptions(Options):
     """Options of `zoo predict` for the handwriting models."""
 
-    format: Literal["txt", "json", "alto", "page", "hocr"] = Field(
+    format: Literal["txt", "json", "csv", "alto", "page", "hocr", "tei"] = Field(
         default="txt",
-        description="Files of the results: txt plain text; json one object a text line; alto, page: the input's XML "
-        "edited, or a new file; hocr.",
+        description="Files of the results: txt plain text; json one object a text line; csv one row a text line; alto, "
+        "page: the input's XML edited, or a new file; hocr; tei: text for an edition.",
     )
     segmenter: Literal["auto", "own", "kraken", "line"] = Field(
         default="auto",
         description="Where lines come from. auto: the ALTO or PAGE file with the picture, else a low and wide picture "
         "is one line, else own. own: our finder, for clean pages of one column. kraken: kraken's. line: every picture "
         "is one line.",
+    )
+    fit_lines: bool = Field(
+        default=False,
+        description="Add paper above and below pictures of single lines that are cropped to their letters.",
     )
     kraken: str | None = Field(
         default=None, description="How kraken is started; default the variable KRAKEN, else kraken on the PATH."
@@ -57,6 +62,13 @@ class HTROptions(Options):
         default="auto", description="Its n-grams: auto (French and English, weighed by the page), fr, en, none, a file."
     )
     beam_width: int = Field(default=16, ge=1, le=1000, description="How many texts the beam search keeps.")
+    beam_below: float = Field(
+        default=BELOW,
+        ge=0,
+        le=1,
+        description="The beam search reads the lines that greedy is less sure of than this (mean posterior of its "
+        "symbols); 1: all lines, as with a lexicon.",
+    )
     lexicon: Path | None = Field(
         default=None, description="Words, one a line, that the beam search prefers; others stay possible."
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
+import shutil
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +27,7 @@ from zoo_core.io.inputs import Source
 from zoo_core.options import Options
 from zoo_core.predict import DTYPES, Predictor, Progress, as_source, silent
 from zoo_htr import kraken, normalise
+from zoo_htr.cautions import double_lines, long_lines
 from zoo_htr.cutting import Cut, cut, uncut
 from zoo_htr.decode import Decoder
 from zoo_htr.finding import find_lines, has_several_lines
@@ -31,17 +35,19 @@ from zoo_htr.finding.ink import is_light_on_dark
 from zoo_htr.fingerprint import fingerprint
 from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.options import HTROptions
+from zoo_htr.pages.archive import is_zip, unpack
 from zoo_htr.pages.document import Document, PageJob, count_pages, open_document
 from zoo_htr.pages.layout import Layout, lay_out
-from zoo_htr.pages.model import Line, Page
+from zoo_htr.pages.model import Kind, Line, Page
 from zoo_htr.pages.order import by_place
-from zoo_htr.pages.pairing import read_table, xml_for
+from zoo_htr.pages.pairing import described_by, read_table, twins, xml_for
 from zoo_htr.pages.pictures import Gray, Picture, as_gray
 from zoo_htr.pages.points import corners
 from zoo_htr.pages.read import kind_of
 from zoo_htr.pages.written import Provenance
 from zoo_htr.recognise import LineReader
 from zoo_htr.result import HTRResult, PageResult, drawing_name, file_name
+from zoo_htr.room import is_tight, with_room
 
 LOG = logging.getLogger("zoo_htr")
 LINE_HEIGHT_PX = 256  # a picture as low as that is one line
@@ -81,8 +87,8 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
     ) -> None:
         super().__init__(entry, module, device=device, precision=precision, options=options)
         network = cast(HTRJAND, module)
-        quick = network if precision == "fp32" else copy.deepcopy(network).to(DTYPES[precision])
-        self._reader = LineReader(quick, device=device, deterministic=options.deterministic)
+        quick = network if precision in ("fp32", "int8") else copy.deepcopy(network).to(DTYPES[precision])
+        self._reader = LineReader(quick, device=device, deterministic=options.deterministic, precision=precision)
         self._decoder = Decoder.by_options(entry, network, options)
         self._table = read_table(options.image_map) if options.image_map else None
 
@@ -113,11 +119,23 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         return self.finish(document, output)
 
     def select(self, sources: list[Source]) -> list[Source]:
-        """Leave out XML of other kinds, and pictures whose XML is an input too, where they were found in folders."""
+        """Unpack archives, and of what was found in folders and archives take every page once.
+
+        Left out are XML of other kinds, pictures whose XML is an input too, and XML of a page that other XML describes.
+        """
+        given = [inside for source in sources for inside in self._unpacked(source)]
+        xml = [s.path for s in given if s.path is not None and s.path.suffix.lower() == ".xml"]
+        pictures = filter(None, map(described_by, xml))
+        described = {path.resolve() for path in pictures}
+        prefer: Kind | None = {"alto": "alto", "page": "page"}.get(self.options.format)  # type: ignore[assignment]
+        found = [s.path for s in given if not s.named and s.path in set(xml)]
+        again = set(twins(found, prefer=prefer))
         kept = []
-        described = {self._picture_of(s) for s in sources if s.path is not None and s.path.suffix.lower() == ".xml"}
-        for source in sources:
+        for source in given:
             if not source.named and source.path is not None:
+                if source.path in again:
+                    LOG.info("%s describes a page that is read by other XML: left out", source.name)
+                    continue
                 if source.path.suffix.lower() == ".xml" and kind_of(source) is None:
                     LOG.info("%s is neither ALTO nor PAGE: left out", source.name)
                     continue
@@ -125,6 +143,18 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
                     continue
             kept.append(source)
         return kept
+
+    def _unpacked(self, source: Source) -> list[Source]:
+        """Return the files of an archive, or what is none as it is; the folder goes with the predictor."""
+        if source.problem is not None or not is_zip(source):
+            return [source]
+        place = Path(mkdtemp(prefix="zoo-"))
+        weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
+        try:
+            return unpack(source, place / source.stem)
+        except ZooError as error:
+            problem = InputError(error.message, error.remedy)
+            return [Source(source.name, problem=problem)]
 
     def read(self, source: Source) -> Iterator[Document]:
         """Find the pages of an input; their pictures are read when it is their turn."""
@@ -233,6 +263,7 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         cuts: list[Cut | None] = []
         for line in layout.page.lines:
             cuts.append(_cut(gray, line, notes))
+        notes += long_lines(layout.page.lines, cuts) + double_lines(layout.page.lines, cuts)
         return PreparedPage(job, picture.size_px, page, layout, tuple(cuts), tuple(notes))
 
     def _line(self, job: PageJob, picture: Picture, notes: list[str]) -> PreparedPage:
@@ -247,7 +278,16 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
             notes.append(f"a picture of {width} x {height} pixels is too small to hold writing")
         elif has_several_lines(picture.gray):
             notes.append("there seem to be several lines on it; --segmenter own looks for them")
-        return PreparedPage(job, picture.size_px, page, layout, (uncut(picture.gray),), tuple(notes))
+        tight = min(height, width) >= 8 and is_tight(picture.gray)
+        if tight:
+            notes.append(
+                "the letters fill the picture's height: paper was added"
+                if self.options.fit_lines
+                else "the letters fill the picture's height, which reads badly: --fit-lines gives them room"
+            )
+        made = with_room(picture.gray) if tight and self.options.fit_lines else uncut(picture.gray)
+        notes += long_lines(page.lines, [made])
+        return PreparedPage(job, picture.size_px, page, layout, (made,), tuple(notes))
 
     def _is_line(self, gray: Gray) -> bool:
         if self.options.segmenter != "auto":
@@ -260,22 +300,12 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
             return kraken.find_lines(gray, command=self.options.kraken)
         return find_lines(gray)
 
-    def _picture_of(self, xml: Source) -> Path | None:
-        """Return the picture that lies with an XML input under its own stem, the way a picture finds its XML."""
-        assert xml.path is not None  # noqa: S101 - the caller has looked
-        for suffix in SUFFIXES:
-            for folder in (xml.path.parent, xml.path.parent.parent):
-                picture = folder / (xml.path.name.partition(".")[0] + suffix)
-                if picture.is_file() and xml_for(picture) is not None:
-                    return picture.resolve()
-        return None
-
     @cached_property
     def _provenance(self) -> Provenance:
         settings = (
             ("weights", fingerprint(self.module)),
             ("normaliser", str(normalise.VERSION)),
-            ("decoder", self._decoder.decoder),
+            ("decoder", self._decoder.described),
             ("language model", self._decoder.language.name if self._decoder.language else "none"),
         )
         return Provenance("zoo-htr", version("zoo-htr"), self.manifest.id, settings)

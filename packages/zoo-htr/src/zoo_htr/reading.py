@@ -46,6 +46,7 @@ class Reading:
         score: log probability that the decoder gives the text, in nats; comparable within one line only.
         others: the next best texts and their scores, best first.
         word_confidences: of each word, in order, if a calibration knows better than the characters' mean.
+        exact: probability that the line has no error; None without a calibration.
         before: what was read before post-correction changed it; empty if it did not.
     """
 
@@ -54,6 +55,7 @@ class Reading:
     score: float
     others: tuple[tuple[str, float], ...] = ()
     word_confidences: tuple[float, ...] = ()
+    exact: float | None = None
     before: str = ""
 
     @property

@@ -1,23 +1,31 @@
-"""From pictures of lines to log-probabilities: batches of like widths, results in the order of the input."""
+"""From pictures of lines to log-probabilities, results in the order of the input.
+
+On a CPU the lines run beside each other, one a thread, through `backends.Folded`; elsewhere, and where that does not
+fit, in batches of like widths through the network itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from zoo_htr.backends import STEP, fastest
 from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.normalise import Pixels, prepare, standardise
 
-STEP = 64  # canvases are multiples of it, so that few shapes occur
 LEAST_SIDE = 8  # pixels; what is lower or narrower is no writing
 LONGEST = 4096  # columns that the network gets at once
 OVERLAP = 64  # columns that two parts of a longer line share
 SEARCH = 512  # columns in which the place of a cut is looked for
 STRIDE = 4  # columns a frame
+
+Picture: TypeAlias = Pixels | Callable[[], Pixels]
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,12 @@ class LineReader:
         device: where it is.
         pixels: columns of a batch, padding included: what bounds the memory.
         deterministic: every line alone on a canvas of its size class: the same bits whatever else is read with it.
+            `Folded` does that anyway.
+        plain: run the network as it is, in batches, where `Folded` would do the same faster.
+        precision: int8 for convolutions in 8 bits, of a network in float32; all others are the network's own.
+
+    Raises:
+        UsageError: this machine cannot compute in int8.
     """
 
     def __init__(
@@ -46,23 +60,28 @@ class LineReader:
         device: torch.device | str = "cpu",
         pixels: int = 1 << 14,
         deterministic: bool = False,
+        plain: bool = False,
+        precision: str = "fp32",
     ) -> None:
         self.network, self.device, self.pixels = network, torch.device(device), pixels
         self.deterministic = deterministic
         self.dtype = network.head.weight.dtype
+        self.folded = None if plain else fastest(network, precision)
 
-    def log_probs(self, lines: Sequence[Pixels]) -> list[Tensor]:
+    def log_probs(self, lines: Sequence[Picture]) -> list[Tensor]:
         """Read lines.
 
         Args:
-            lines: (h, w) uint8 each, any size; see `zoo_htr.normalise.prepare`. Lines beyond 4,096 columns (at the
-                network's height) are read in parts that overlap, cut where there is little ink.
+            lines: (h, w) uint8 each, any size; see `zoo_htr.normalise.prepare`. Or functions that give them, which are
+                called beside the computation. Lines beyond 4,096 columns (at the network's height) are read in parts
+                that overlap, cut where there is little ink.
 
         Returns:
             for each line log-probabilities (T, V), float32, on the CPU; T = 0 for pictures below 8 pixels.
         """
-        height = self.network.height
-        prepared = [prepare(line, height=height) if min(line.shape) >= LEAST_SIDE else None for line in lines]
+        if self.folded is not None:
+            return _beside_each_other(self._read_alone, lines)
+        prepared = [self._prepared(line) for line in lines]
         parts = [part for i, line in enumerate(prepared) if line is not None for part in _parts(i, line)]
         read: dict[_Part, Tensor] = {}
         for batch in self._batches(parts):
@@ -70,9 +89,28 @@ class LineReader:
             read |= zip(batch, self._run(pictures), strict=True)
         results = [torch.empty(0, len(self.network.alphabet)) for _ in lines]
         for part in parts:
-            known, fresh = results[part.line], read[part]
-            results[part.line] = _joined(known, fresh, part.start // STRIDE) if len(known) else fresh
+            results[part.line] = _joined(results[part.line], read[part], part.start // STRIDE)
         return results
+
+    def _prepared(self, picture: Picture) -> Pixels | None:
+        """Return a line at the network's height; None if it is too small to hold writing."""
+        line = picture() if callable(picture) else picture
+        return prepare(line, height=self.network.height) if min(line.shape) >= LEAST_SIDE else None
+
+    @torch.inference_mode()
+    def _read_alone(self, picture: Picture) -> Tensor:
+        """Read one line through `Folded`."""
+        assert self.folded is not None  # noqa: S101 (for mypy)
+        line = self._prepared(picture)
+        result = torch.empty(0, len(self.network.alphabet))
+        if line is None:
+            return result
+        for part in _parts(0, line):
+            pixels = torch.from_numpy(line[None, :, part.start : part.end].copy())  # it may be read-only
+            shades = standardise(pixels, torch.tensor([pixels.shape[2]]))
+            fresh = self.folded(shades[0, 0]).log_softmax(1)
+            result = _joined(result, fresh, part.start // STRIDE)
+        return result
 
     def _batches(self, parts: list[_Part]) -> Iterator[list[_Part]]:
         """Yield parts of like widths, the widest first, so that the largest need of memory shows at once."""
@@ -99,6 +137,19 @@ class LineReader:
         return [row[:n] for row, n in zip(results, lengths.tolist(), strict=True)]
 
 
+def _beside_each_other(read: Callable[[Picture], Tensor], lines: Sequence[Picture]) -> list[Tensor]:
+    """Read lines with as many threads as PyTorch would use for one; each computes with a single one."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(lines) < threads:
+        return [read(line) for line in lines]
+    try:
+        with ThreadPoolExecutor(threads, "zoo-htr", torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(read, lines))
+    finally:
+        # the number is each thread's own, but those that start from now on would begin with the last one that was set
+        torch.set_num_threads(threads)
+
+
 def _canvas(part: _Part) -> int:
     return -(-(part.end - part.start) // STEP) * STEP
 
@@ -119,6 +170,8 @@ def _parts(index: int, line: Pixels) -> Iterator[_Part]:
 
 def _joined(known: Tensor, fresh: Tensor, at: int) -> Tensor:
     """Join log-probabilities (T, V): the later ones begin at frame `at`; where both are, one fades into the other."""
+    if not at:
+        return fresh
     shared = len(known) - at
     weight = torch.linspace(0, 1, shared + 2)[1:-1, None]
     both = torch.logaddexp(known[at:] + (1 - weight).log(), fresh[:shared] + weight.log())

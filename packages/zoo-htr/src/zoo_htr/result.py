@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,11 +25,22 @@ from zoo_htr.pages.page_xml_write import edit_page_xml, new_page_xml
 from zoo_htr.pages.pairing import stem_of
 from zoo_htr.pages.pictures import Load
 from zoo_htr.pages.placing import FRAME_PX, placed
+from zoo_htr.pages.points import box_of
+from zoo_htr.pages.tei import new_tei
 from zoo_htr.pages.written import Level, Provenance, WrittenLine, WrittenPage
 from zoo_htr.reading import Reading
 
 LINE_SCHEMA = "zoo.htr.line/1"
-ENDINGS = {"txt": ".txt", "json": ".jsonl", "alto": ".alto.xml", "page": ".page.xml", "hocr": ".hocr"}
+ENDINGS = {
+    "txt": ".txt",
+    "json": ".jsonl",
+    "csv": ".csv",
+    "alto": ".alto.xml",
+    "page": ".page.xml",
+    "hocr": ".hocr",
+    "tei": ".tei.xml",
+}
+_COLUMNS = ("page", "id", "text", "confidence", "no_error", "left", "top", "right", "bottom")
 _SEVERAL = {"alto", "page"}  # formats of which several pages become a folder of files
 _PAGE_BREAK = "\f"
 MAX_DRAWN = 20  # pages on one drawing
@@ -205,9 +218,15 @@ class HTRResult:
         if kind == "txt":
             return [self.text.encode("utf-8")]
         if kind == "json":
-            lines = (json.dumps(record, ensure_ascii=False) for _, record in self._records())
+            known = {"model": self.provenance.model, **dict(self.provenance.settings)}
+            lines = (json.dumps({**record, "read_by": known}, ensure_ascii=False) for _, record in self._records())
             return ["".join(f"{line}\n" for line in lines).encode("utf-8")]
+        if kind == "csv":
+            return [self._table().encode("utf-8")]
         level, made = self._level(), self.provenance
+        if kind == "tei":
+            pages = [page.in_pixels() for page in self.pages]
+            return [new_tei(pages, title=stem_of(Path(self.name).name), provenance=made)]
         if kind == "hocr":
             return [new_hocr([page.in_pixels() for page in self.pages], level=level, provenance=made)]
         if self.file is not None and self.file.kind == kind:
@@ -218,6 +237,18 @@ class HTRResult:
         if kind == "alto":
             return [new_alto([page], level=level, provenance=made) for page in new]
         return [new_page_xml(page, level=level, provenance=made) for page in new]
+
+    def _table(self) -> str:
+        """Return a line a row, with commas and a heading."""
+        file = io.StringIO()
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(_COLUMNS)
+        for number, record in self._records():
+            box = box_of(tuple((x, y) for x, y in record["polygon"]))
+            place = ["" if box is None else str(round(value)) for value in box or (0, 0, 0, 0)]
+            values = [number, *(record[key] for key in _COLUMNS[1:5]), *place]
+            rows.writerow("" if value is None else value for value in values)
+        return file.getvalue()
 
     def _level(self) -> Level:
         if self.options.string_level != "auto":
@@ -262,6 +293,7 @@ def _record(source: str, page: int, written: WrittenLine, reading: Reading | Non
         "id": line.id,
         "text": written.text,
         "confidence": None if written.confidence is None else round(written.confidence, 4),
+        "no_error": None if reading is None or reading.exact is None else round(reading.exact, 4),
         "tags": list(line.tags),
         "polygon": [[round(x), round(y)] for x, y in line.polygon],
         "baseline": [[round(x), round(y)] for x, y in line.baseline],

@@ -138,7 +138,12 @@ class HTRTask:
 
     def identities(self) -> dict[str, str]:
         """Identify the teacher."""
-        return {} if self.teacher is None else {"teacher": self.teacher.identity}
+        return {} if self.teacher is None else self.teacher.identities()
+
+    def check_unchanged(self) -> None:
+        """Raise if the teacher has moved."""
+        if self.teacher is not None:
+            self.teacher.check_unchanged()
 
     def config(self) -> dict[str, Any]:
         """Return what differs from the manifest: the alphabet, if it has grown."""

@@ -62,7 +62,8 @@ def true_lines(path: Path, *, limit: int | None = None) -> Iterator[TrueLine]:
     Args:
         path: a parquet file or a folder in the form of a pack, with the columns image and text, and perhaps corpus,
             writer, document and page; a folder of pairs `a.png` and `a.gt.txt`; a folder of ALTO or PAGE files with
-            their pictures, or one such file.
+            their pictures, or one such file; a zip archive of such a folder; or a list of PyLaia (`.txt`) beside its
+            pictures.
         limit: stop after so many.
 
     Raises:
@@ -79,17 +80,32 @@ def true_lines(path: Path, *, limit: int | None = None) -> Iterator[TrueLine]:
 
 
 def _all(path: Path) -> Iterator[TrueLine]:
+    from zoo_htr.pages.archive import unpacked
+
+    with unpacked(path) as (place, problems):
+        if problems:
+            raise problems[0]
+        yield from _of_path(place)
+
+
+def _of_path(path: Path) -> Iterator[TrueLine]:
     if path.is_file() and path.suffix.lower() == ".xml":
         yield from _of_xml(path)
+        return
+    if path.is_file() and path.suffix.lower() == ".txt":
+        yield from _of_list(path)
         return
     if path.is_dir():
         truths = sorted(path.rglob(f"*{TRUTH}"))
         if truths:
             yield from (_pair(truth, path) for truth in truths)
             return
+        from zoo_htr.pages.pairing import twins
+
         files = sorted(path.rglob("*.xml"))
+        again = set(twins(files))
         if files:
-            yield from (line for file in files for line in _of_xml(file))
+            yield from (line for file in files if file not in again for line in _of_xml(file))
             return
     pack = open_pack(path, plain_column="image", suffixes=SUFFIXES | {".txt"})
     columns = [column for column in COLUMNS if column in pack.columns]
@@ -117,6 +133,15 @@ def _pair(truth: Path, folder: Path) -> TrueLine:
         raise InputError(f"{truth} cannot be read ({error}).", "Check its permissions and encoding.") from error
     document = truth.parent.relative_to(folder).as_posix()
     return TrueLine(str(truth.relative_to(folder)), normal(text), picture, document=document if document != "." else "")
+
+
+def _of_list(path: Path) -> Iterator[TrueLine]:
+    from zoo_htr.lines import listed
+
+    for stem, found, text in listed(path, path.parent):
+        if len(found) != 1:
+            raise InputError(f"{path}: {stem} has {len(found)} pictures of its name.", "Put the list beside them.")
+        yield TrueLine(stem, normal(text), found[0].read_bytes(), document=path.stem)
 
 
 def _of_xml(path: Path) -> Iterator[TrueLine]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -39,6 +39,7 @@ class Way:
         note: what a reader should know of it.
         weights: metric -> weight of each example in the mean, such as the words of a line; 1 where nothing is said.
         groups: a label an example; those of one label, such as a writer, are drawn together in resampling.
+        answers: one an example, such as a text or a class, where two ways may agree; empty where answers are pictures.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Way:
     note: str = ""
     weights: Mapping[str, Sequence[float]] = field(default_factory=dict)
     groups: Sequence[str] = ()
+    answers: Sequence[Any] = ()
 
     @staticmethod
     def of(
@@ -221,6 +223,39 @@ class Report:
             d = differences.get(metric)
             cells.append(f"{d.mean:+.{places}f} ({d.low:+.{places}f} to {d.high:+.{places}f})" if d else "")
         return cells
+
+
+def beside(report: Report, teacher: Report) -> Report:
+    """Return a report with another model, the teacher of a distillation, as one more way.
+
+    What is kept of its figures (`retention`: ours over the teacher's, for each metric) and, where examples have
+    answers, in how many both give the same (`agreement`) stand in JSON under `teachers` and in a table.
+
+    Raises:
+        ValueError: the reports are of different examples.
+    """
+    if report.names != teacher.names:
+        raise ValueError(f"{report.model} and {teacher.model} were measured on different examples")
+    theirs = teacher.ours
+    retention = {
+        metric: figure / theirs.metrics[metric]
+        for metric, figure in report.metrics.items()
+        if theirs.metrics.get(metric) and math.isfinite(figure / theirs.metrics[metric])
+    }
+    rows = [("", "ours / teacher"), *((metric, f"{kept:.4f}") for metric, kept in retention.items())]
+    told: dict[str, Any] = {"retention": retention}
+    pairs = list(zip(report.ours.answers, theirs.answers, strict=False))
+    if pairs and len(pairs) == report.n:
+        told["agreement"] = sum(a == b for a, b in pairs) / len(pairs)
+        rows.append(("same answer", f"{told['agreement']:.4f}"))
+    return replace(
+        report,
+        others=(*report.others, replace(theirs, name=teacher.model)),
+        seconds=report.seconds + teacher.seconds,
+        more={**report.more, "teachers": {**report.more.get("teachers", {}), teacher.model: told}},
+        tables=(*report.tables, Table(f"beside its teacher {teacher.model}", tuple(rows))),
+        facts={**report.facts, f"teacher {teacher.model}": dict(teacher.facts)},
+    )
 
 
 class Evaluate(Protocol):

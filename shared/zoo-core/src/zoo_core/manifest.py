@@ -127,7 +127,9 @@ class Manifest(_Data):
     weights: tuple[WeightSet, ...] = Field(default=(), description="published weights; none: `--weights FILE` only")
     parameters: int = Field(gt=0, description="how many the model has, counted")
     flops: Flops | None = Field(default=None, description="cost of one run")
-    precisions: tuple[Literal["fp32", "bf16", "fp16"], ...] = Field(default=("fp32",), description="in which it runs")
+    precisions: tuple[Literal["fp32", "bf16", "fp16", "int8"], ...] = Field(
+        default=("fp32",), description="in which it runs"
+    )
     metrics: tuple[Metric, ...] = Field(default=(), description="figures, each with its provenance")
     paper: Paper = Field(description="where it was described")
     limits: tuple[str, ...] = Field(default=(), description="what it cannot do, one sentence each")

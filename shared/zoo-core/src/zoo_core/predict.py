@@ -172,7 +172,7 @@ def load(
     Args:
         model: id or alias.
         device: `auto` (a CUDA device if there is one), `cpu`, `cuda`, `cuda:1`, ...
-        precision: `auto` (fp16 on CUDA where the model allows it, else fp32), `fp32`, `bf16` or `fp16`.
+        precision: `auto` (fp16 on CUDA where the model allows it, else fp32), `fp32`, `bf16`, `fp16` or `int8`.
         weights: a safetensors file instead of the model's own.
         set_name: one of the manifest's weight sets instead of its first.
         offline: ask no network.

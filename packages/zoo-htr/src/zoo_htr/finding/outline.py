@@ -30,7 +30,7 @@ def shapes(mask: Mask, found: list[Ridge], distance: float) -> list[Shape]:
     if not found:
         return []
     bases = [Ridge(ridge.left, ridge.ys + _drop(mask, ridge, distance)) for ridge in found]
-    owner = _owners(mask, bases, distance)
+    owner = owners(mask, bases, distance)
     owned = [np.nonzero(owner == number + 1) for number in range(len(bases))]
     # letters are strokes that go up and down: they begin in many rows, a level stroke of any length in few
     begins = mask & (1 - np.pad(mask, ((0, 0), (1, 0)))[:, :-1])
@@ -39,7 +39,7 @@ def shapes(mask: Mask, found: list[Ridge], distance: float) -> list[Shape]:
     lines = []
     for base, (ys, xs), begun in zip(bases, owned, strokes, strict=True):
         kept = _dense(xs, begun, usual, distance)
-        shape = _shape(ys[kept], xs[kept], base, distance)
+        shape = shape_of(ys[kept], xs[kept], base, distance)
         if shape is not None:
             lines.append(shape)
     return lines
@@ -96,7 +96,7 @@ def _drop(mask: Mask, ridge: Ridge, distance: float) -> float:
     return float(offsets[ends[0]]) if len(ends) else 0.25 * distance
 
 
-def _owners(mask: Mask, bases: list[Ridge], distance: float) -> NDArray[np.int32]:
+def owners(mask: Mask, bases: list[Ridge], distance: float) -> NDArray[np.int32]:
     """Return for every pixel the number of the line that its ink belongs to, from 1; 0 for none.
 
     Connected ink that is no higher than a line goes to one line as a whole; the rest by its pixels.
@@ -126,7 +126,7 @@ def _owners(mask: Mask, bases: list[Ridge], distance: float) -> NDArray[np.int32
     return whole
 
 
-def _shape(ys: NDArray[np.int64], xs: NDArray[np.int64], base: Ridge, distance: float) -> Shape | None:
+def shape_of(ys: NDArray[np.int64], xs: NDArray[np.int64], base: Ridge, distance: float) -> Shape | None:
     """Return baseline and outline of ink at these places, None if there is too little of it."""
     if len(xs) < 0.2 * distance * distance / 4:
         return None

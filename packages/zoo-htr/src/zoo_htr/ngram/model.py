@@ -139,11 +139,20 @@ class Mixture:
 
     def symbol_logs(self, label: Sequence[int]) -> list[float]:
         """Return the log probability of each symbol of a line, the end of the line included."""
-        state, logs = self.start(), []
+        if not self.scale:
+            return [0.0] * (len(label) + 1)
+        state, means, known = self.start(), [], []
         for symbol in (*label, EDGE):
-            logs.append(float(self.row(state)[symbol]) / self.scale if self.scale else 0.0)
+            index = self._index[symbol]
+            # the arithmetic of `log_probabilities`, for one symbol
+            mean = np.float32(0)
+            for model, weight in zip(self.models, self.weights, strict=True):
+                mean += np.float32(weight) * model.probabilities(state)[index]
+            means.append(mean)
+            known.append(index >= 0)
             state = self.step(state, symbol)
-        return logs
+        logs = np.log(np.array(means), dtype=np.float64)
+        return [float(v) for v in np.where(known, logs, UNKNOWN)]
 
 
 def fitted_weights(models: Sequence[NGram], texts: Sequence[str], *, prior: float = 1.0) -> list[float]:
@@ -176,12 +185,11 @@ def shares(table: Floats, *, prior: float, rounds: int = 30) -> list[float]:
 
 def symbol_probabilities(model: NGram, texts: Sequence[str]) -> Floats:
     """Return the probability of every symbol of every line in turn, ends of lines included, as one array."""
-    probabilities = []
-    for text in texts:
-        missing = set(model.alphabet.unknown(text))
-        label = model.alphabet.encode("".join(c for c in text if c not in missing))
-        context = bytes([EDGE])
-        for symbol in (*label, EDGE):
-            probabilities.append(model.probabilities(context)[symbol])
-            context += bytes([symbol])
-    return np.array(probabilities, np.float64)
+    return np.concatenate([np.empty(0), *(label_probabilities(model, model.alphabet.known(text)) for text in texts)])
+
+
+def label_probabilities(model: NGram, label: Sequence[int]) -> Floats:
+    """Return the probability of every symbol of one line, and of its end."""
+    line = bytes([EDGE, *label])
+    ends = enumerate((*label, EDGE), start=1)
+    return np.array([model.probabilities(line[:end])[symbol] for end, symbol in ends], np.float64)

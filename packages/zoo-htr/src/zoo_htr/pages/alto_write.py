@@ -117,6 +117,7 @@ def _content(
         one.set("CONTENT", xml.writable(word.text))
         _set_confidence(one, word.confidence)
         _set_box(one, word.box)
+        _add_alternatives(one, word.others)
         if level == "glyph":
             _add_glyphs(one, word)
         yield one

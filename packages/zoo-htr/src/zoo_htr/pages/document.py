@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo_core.errors import ZooError
+from zoo_core.errors import InputError, ZooError
+from zoo_core.io.images import SUFFIXES, peek
 from zoo_core.io.inputs import Source
+from zoo_htr.pages.archive import is_zip
 from zoo_htr.pages.model import Page, PageFile
 from zoo_htr.pages.pairing import picture_for, xml_for
 from zoo_htr.pages.pictures import PDF_DPI, Load, Picture, looks_like, pictures
 from zoo_htr.pages.read import read_pages
+from zoo_htr.pages.safe_xml import root_name
 
 _PAGE_ELEMENT = re.compile(rb"<(?:\w+:)?Page[\s>]")
 
@@ -59,11 +62,19 @@ def open_document(
     Raises:
         InputError: it cannot be used.
     """
+    if is_zip(source):
+        raise InputError(
+            f"{source.name} is a zip archive, which may hold many pages.",
+            "Give it to zoo predict or zoo_core.predict.run, or unpack it.",
+        )
     if looks_like(source) is None:
+        if Path(source.name).suffix.lower() in SUFFIXES and not root_name(source.head(4096)):
+            peek(source)  # says what it is instead of a picture
         return _of_xml(source, None, with_xml=with_xml, folder=folder, table=table, dpi=dpi, max_pixels=max_pixels)
     beside = xml_for(source.path) if with_xml and source.path is not None else None
     if beside is not None and source.path is not None:
-        xml = Source(str(beside), beside)
+        # a picture out of an archive is called by its place in there, and so is its XML
+        xml = Source(str(Path(source.name).parent / beside.relative_to(source.path.parent)), beside)
         found = _of_xml(xml, source.path, with_xml=True, folder=folder, table=table, dpi=dpi, max_pixels=max_pixels)
         return Document(source.name, found.pages, found.file, found.notes)
     loads = pictures(source, dpi=dpi, max_pixels=max_pixels)

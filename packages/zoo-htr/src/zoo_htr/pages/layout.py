@@ -50,14 +50,14 @@ def lay_out(page: Page, size_px: tuple[int, int], dpi: float | None = None) -> L
     notes: list[str] = []
     scale = _scale(page, size_px, dpi, notes)
     regions = tuple(
-        replace(region, polygon=_scaled(region.polygon, scale), box=_scaled_box(region.box, scale))
+        replace(region, polygon=scaled(region.polygon, scale), box=_scaled_box(region.box, scale))
         for region in page.regions
     )
     lines = [
         replace(
             line,
-            polygon=_scaled(line.polygon, scale),
-            baseline=_scaled(line.baseline, scale),
+            polygon=scaled(line.polygon, scale),
+            baseline=scaled(line.baseline, scale),
             box=_scaled_box(line.box, scale),
         )
         for line in page.lines
@@ -90,7 +90,8 @@ def _scale(page: Page, size_px: tuple[int, int], dpi: float | None, notes: list[
     return ratio, ratio
 
 
-def _scaled(shape: Points, scale: tuple[float, float]) -> Points:
+def scaled(shape: Points, scale: tuple[float, float]) -> Points:
+    """Return points times a scale across and down."""
     return shape if scale == (1.0, 1.0) else tuple((x * scale[0], y * scale[1]) for x, y in shape)
 
 
@@ -121,7 +122,7 @@ def _completed(lines: list[Line], size_px: tuple[int, int], notes: list[str]) ->
             baseline = ()
         cleaned.append(replace(line, polygon=polygon, baseline=baseline))
     done = []
-    distance = _distance(cleaned)
+    distance = usual_distance(cleaned)
     for line in cleaned:
         polygon, baseline = line.polygon, line.baseline
         if not polygon and line.box is not None:
@@ -186,7 +187,7 @@ def _length(shape: Points) -> float:
     return sum(math.dist(a, b) for a, b in pairwise(shape))
 
 
-def _distance(lines: Sequence[Line]) -> float | None:
+def usual_distance(lines: Sequence[Line]) -> float | None:
     """Return the usual distance of lines on this page: between baselines, else from the height of outlines."""
     gaps = [gap for line in lines if line.baseline and (gap := _gap_above(line, lines)) is not None]
     if gaps:
@@ -218,8 +219,13 @@ def _around(line: Line, lines: Sequence[Line], usual: float | None) -> Points:
     if usual is None:
         usual = _length(line.baseline) / 15  # a line on its own: about as high as lines of that length are
     distance = usual if gap is None else min(max(gap, usual / 2), usual * 1.5)
-    upper = tuple((x, y - _ABOVE * distance) for x, y in line.baseline)
-    lower = tuple((x, y + _BELOW * distance) for x, y in line.baseline)
+    (x0, y0), (x1, y1) = line.baseline[0], line.baseline[-1]
+    level = abs(x1 - x0) >= abs(y1 - y0) or math.dist((x0, y0), (x1, y1)) == 0
+    # letters stand to the left of the direction of reading; on a level line that is up, whichever way it was drawn
+    angle = 0.0 if level else math.atan2(y1 - y0, x1 - x0)
+    up = math.sin(angle), -math.cos(angle)
+    upper = tuple((x + _ABOVE * distance * up[0], y + _ABOVE * distance * up[1]) for x, y in line.baseline)
+    lower = tuple((x - _BELOW * distance * up[0], y - _BELOW * distance * up[1]) for x, y in line.baseline)
     return upper + lower[::-1]
 
 

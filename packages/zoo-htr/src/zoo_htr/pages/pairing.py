@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ntpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from zoo_core.errors import InputError, UsageError
 from zoo_core.io.images import SUFFIXES
 from zoo_core.io.inputs import Source
-from zoo_htr.pages.read import kind_of
+from zoo_htr.pages.model import Kind
+from zoo_htr.pages.read import kind_of, named_picture
 
 # where exports keep their XML beside their pictures: Transkribus in page/ and alto/
 XML_FOLDERS = ("", "page", "alto", "xml")
@@ -71,12 +72,48 @@ def picture_for(
     )
 
 
+def described_by(xml: Path) -> Path | None:
+    """Return the picture beside an XML file or in the folder above that it describes: by its stem, or as it says."""
+    source = Source(str(xml), xml)
+    if kind_of(source) is None:
+        return None
+    name = ntpath.basename(named_picture(source))
+    for folder in (xml.parent, xml.parent.parent):
+        for suffix in sorted(SUFFIXES):
+            picture = folder / (xml.name.partition(".")[0] + suffix)
+            if picture.is_file() and xml_for(picture) is not None:
+                return picture
+        if name and Path(name).suffix.lower() in SUFFIXES and (folder / name).is_file():
+            return folder / name
+    return None
+
+
 def xml_for(picture: Path) -> Path | None:
     """Return the ALTO or PAGE file that lies with a picture, None if there is none."""
     for name in _xml_names(picture):
         if name.is_file() and kind_of(Source(str(name), name)) is not None:
             return name
     return None
+
+
+def twins(files: Sequence[Path], *, prefer: Kind | None = None) -> list[Path]:
+    """Return the ALTO and PAGE files that describe what another one describes too, as exports in both formats do.
+
+    These are of the same name in the same export: `page/1.xml` and `alto/1.xml`, or `1.page.xml` and `1.alto.xml`.
+
+    Args:
+        files: XML files, of any kinds.
+        prefer: which format is kept; otherwise, and among equals, the first file in the order of `XML_FOLDERS`.
+    """
+    pages: dict[tuple[Path, str], list[tuple[bool, int, Path]]] = {}
+    for path in files:
+        kind = kind_of(Source(str(path), path))
+        if kind is not None:
+            aside = path.parent.name in XML_FOLDERS
+            key = path.parent.parent if aside else path.parent, stem_of(path.name)
+            rank = XML_FOLDERS.index(path.parent.name) if aside else 0
+            pages.setdefault(key, []).append((kind != prefer, rank, path))
+    return [path for same in pages.values() for *_, path in sorted(same)[1:]]
 
 
 def read_table(path: Path) -> dict[str, str]:

@@ -29,6 +29,7 @@ def placed(line: Line, reading: Reading | None, cut: Cut | None) -> WrittenLine:
     spans = _spans([(word.start, word.end) for word in words])
     width_frames = cut.image.shape[1] * HEIGHT_PX / cut.image.shape[0] / FRAME_PX
     limit = box_of(line.polygon)
+    others = _word_alternatives([word.text for word in words], [text for text, _ in reading.others])
     return WrittenLine(
         line=line,
         text=reading.text,
@@ -39,11 +40,21 @@ def placed(line: Line, reading: Reading | None, cut: Cut | None) -> WrittenLine:
                 word.confidence,
                 _box(cut, span, width_frames, limit),
                 _glyphs(word.chars, span, cut, width_frames, limit),
+                variants,
             )
-            for word, span in zip(words, spans, strict=True)
+            for word, span, variants in zip(words, spans, others, strict=True)
         ),
         others=tuple(text for text, _ in reading.others),
     )
+
+
+def _word_alternatives(words: Sequence[str], texts: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return for each word what other texts of the line have in its place; only texts of as many words have places."""
+    rivals = [other for text in texts if len(other := text.split()) == len(words)]
+    return [
+        tuple(dict.fromkeys(other[place] for other in rivals if other[place] != word))
+        for place, word in enumerate(words)
+    ]
 
 
 def _spans(frames: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:

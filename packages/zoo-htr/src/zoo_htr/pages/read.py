@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from dataclasses import replace
 
 from zoo_core.errors import InputError
@@ -19,11 +21,18 @@ _OTHERS = {
     "svg": "a drawing",
 }
 _HEAD_BYTES = 8192
+_PICTURE = re.compile(rb"""<(?:\w+:)?fileName>([^<]+)<|imageFilename\s*=\s*["']([^"']+)""")
 
 
 def kind_of(source: Source) -> Kind | None:
     """Return which format a file is in, by its first bytes; None if it describes no pages."""
     return _KINDS.get(safe_xml.root_name(source.head(_HEAD_BYTES)))
+
+
+def named_picture(source: Source) -> str:
+    """Return what an ALTO or PAGE file calls its first picture, by its first bytes; "" if these do not say."""
+    found = _PICTURE.search(source.head(_HEAD_BYTES))
+    return html.unescape((found[1] or found[2]).decode("utf-8", "ignore")).strip() if found else ""
 
 
 def read_pages(source: Source) -> PageFile:

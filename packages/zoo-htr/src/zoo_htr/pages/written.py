@@ -23,12 +23,13 @@ class WrittenGlyph:
 
 @dataclass(frozen=True)
 class WrittenWord:
-    """One word: confidence in [0, 1]; where it stands on the page."""
+    """One word: confidence in [0, 1]; where it stands on the page; what else it may be, best first."""
 
     text: str
     confidence: float
     box: Box
     glyphs: tuple[WrittenGlyph, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,41 +25,22 @@ if TYPE_CHECKING:
     from zoo_core.attention.taps import Taps
 
 _NAMES = {
-    "atoms": (
-        "Causal",
-        "Document",
-        "Padding",
-        "Prefix",
-        "Sink",
-        "Window",
-    ),
-    "biases": (
-        "DenseBias",
-        "Distance",
-        "KeyBias",
-        "LowRank",
-        "alibi",
-    ),
-    "blockwise": ("Dense",),
-    "cache": (
-        "DenseCache",
-        "RingCache",
-    ),
-    "call": ("Result",),
-    "dispatch": (
-        "attend",
-        "explain",
-    ),
-    "masks": ("PerHead",),
-    "merging": ("merge",),
-    "module": ("Attention",),
-    "plans": ("Plan",),
-    "positions": ("RoPE",),
-    "spatial": ("attention_map",),
-    "stages": ("Decay",),
-    "taps": ("Taps",),
+    "atoms": "Causal Document Padding Prefix Sink Window",
+    "biases": "DenseBias Distance KeyBias LowRank alibi",
+    "blockwise": "Dense",
+    "cache": "DenseCache RingCache",
+    "call": "Result",
+    "dispatch": "attend explain",
+    "masks": "PerHead",
+    "merging": "merge",
+    "module": "Attention",
+    "plans": "Plan",
+    "positions": "RoPE",
+    "spatial": "attention_map",
+    "stages": "Decay",
+    "taps": "Taps",
 }
-_HOME = {name: module for module, names in _NAMES.items() for name in names}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = [
     "Attention",
     "Causal",

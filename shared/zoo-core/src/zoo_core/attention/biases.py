@@ -352,7 +352,7 @@ class Placed(Bias):
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Bias.at`."""
-        return self.of.at(pairs._replace(query=self.queries[pairs.query], key=self.keys[pairs.key], shift=0))
+        return self.of.at(pairs.placed(self.queries, self.keys))
 
     def tensors(self) -> tuple[Tensor, ...]:
         """See `Bias.tensors`."""

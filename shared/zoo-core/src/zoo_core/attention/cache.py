@@ -109,8 +109,8 @@ class _Kept:
     shared: bool = False
 
 
-class _Buffers(Cache):
-    """What both kinds share: buffers by layer, which grow by half and are copied when shared."""
+class DenseCache(Cache):
+    """Keeps all tokens, in buffers by layer, which grow by half and are copied when shared."""
 
     def __init__(self) -> None:
         self._layers: dict[Hashable, _Kept] = {}
@@ -253,11 +253,7 @@ class _Buffers(Cache):
         }
 
 
-class DenseCache(_Buffers):
-    """Keeps all tokens."""
-
-
-class RingCache(_Buffers):
+class RingCache(DenseCache):
     """Keeps the first tokens and the last ones: query i sees key j if j < sink or j > i - recent, and the mask agrees.
 
     Args:

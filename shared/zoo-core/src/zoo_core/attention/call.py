@@ -110,6 +110,16 @@ class Call:
 
         return behind(self.mask)
 
+    def unfused(self) -> str:
+        """Return why no fused kernel can run it, or ""."""
+        if self.normalise != "softmax":
+            return "it always normalises by a softmax"
+        if "weights" in self.need or self.edits:
+            return "its scores and weights exist only inside the kernel"
+        if 0 in (*self.q.shape, *self.k.shape, *self.v.shape):
+            return "a size is 0"
+        return ""
+
     def per_query_head(self) -> tuple[Tensor, Tensor]:
         """Return keys and values with one head for each query head."""
         return _heads(self.k, self.key_heads), _heads(self.v, self.value_heads)

@@ -19,8 +19,9 @@ from zoo_core.attention.values import merged
 from zoo_core.errors import UsageError
 
 Backend = Literal["auto", "reference", "chunked", "sdpa", "flex", "band"]
-BACKENDS = ("reference", "chunked", "sdpa", "flex", "band")
-_MODULES = {"reference": reference, "chunked": chunked, "sdpa": sdpa, "flex": flex, "band": band}
+# imported above: torch.compile breaks its graph at an import
+_MODULES: dict[str, Any] = {"reference": reference, "chunked": chunked, "sdpa": sdpa, "flex": flex, "band": band}
+BACKENDS = tuple(_MODULES)
 LONG = 1024  # keys below which torch's SDPA with a table wins over skipping tiles, by 3 to 5 times on an H200
 SPARSE = 0.5  # share of tiles in use above which skipping the others does not pay
 TABLE_BYTES = 1 << 30  # largest table of a mask or bias that is built unasked
@@ -39,6 +40,7 @@ def attend(
     normalise: Normalise = "softmax",
     need: tuple[str, ...] = ("out",),
     backend: Backend = "auto",
+    strict: bool = False,
 ) -> Result:
     """Return softmax(scale q k^T + bias, over the keys that the mask allows) v.
 
@@ -58,14 +60,22 @@ def attend(
         normalise: softmax, or none: masked scores times v.
         need: out, lse (natural logarithm, of scaled, biased, masked scores), weights (Nq x Nk of them).
         backend: who computes; auto chooses as `explain` says. A named one that cannot refuses.
+        strict: refuse rows without an allowed key, which needs lse and waits for the device.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit; with `strict`, a row has no key: says which.
         TypeError: a float tensor as mask, a bool one as bias.
         UsageError: the named backend cannot run this call.
     """
-    call = make_call(q, k, v, scale=scale, mask=mask, bias=bias, kv_map=kv_map, normalise=normalise, need=need)
-    return run(call, backend)
+    wanted = (*need, "lse") if strict else need
+    call = make_call(q, k, v, scale=scale, mask=mask, bias=bias, kv_map=kv_map, normalise=normalise, need=wanted)
+    result = run(call, backend)
+    if strict and result.lse is not None and len(empty := result.lse.isneginf().nonzero()):
+        b, h, i = empty[0].tolist()
+        raise ValueError(
+            f"{len(empty)} rows have no key that they may see; the first is query {i}, head {h}, example {b}"
+        )
+    return result if "lse" in need else result._replace(lse=None)
 
 
 def run(call: Call, backend: Backend = "auto") -> Result:
@@ -79,20 +89,15 @@ def run(call: Call, backend: Backend = "auto") -> Result:
         name = choose(call)[0]
     elif why := refusal(backend, call):
         raise UsageError(f"The attention backend {backend!r} cannot run this call: {why}.", f"Use {choose(call)[0]!r}.")
-    result: Result = _module(name).run(call)
+    result: Result = _MODULES[name].run(call)
     return result
-
-
-def _module(backend: str) -> Any:
-    # by name from what is imported above: torch.compile breaks its graph at an import
-    return _MODULES[backend]
 
 
 def refusal(backend: str, call: Call) -> str:
     """Return why a backend cannot run a call, or ""."""
     if backend not in BACKENDS:
         return f"there is none of that name; known are {', '.join(BACKENDS)}"
-    return str(_module(backend).refusal(call))
+    return str(_MODULES[backend].refusal(call))
 
 
 def choose(call: Call) -> tuple[str, str]:

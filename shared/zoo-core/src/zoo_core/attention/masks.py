@@ -128,8 +128,8 @@ def three_valued(none: Tensor, all_: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class And(Mask):
-    """Pairs of both."""
+class Joined(Mask):
+    """Two masks together."""
 
     left: Mask
     right: Mask
@@ -143,6 +143,11 @@ class And(Mask):
     def keys_only(self) -> bool:
         """See `Mask.keys_only`."""
         return self.left.keys_only and self.right.keys_only
+
+
+@dataclass(frozen=True)
+class And(Joined):
+    """Pairs of both."""
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
@@ -174,21 +179,8 @@ class And(Mask):
 
 
 @dataclass(frozen=True)
-class Or(Mask):
+class Or(Joined):
     """Pairs of either."""
-
-    left: Mask
-    right: Mask
-
-    @property
-    def shape(self) -> Shape:
-        """See `Mask.shape`."""
-        return merged(self.left.shape, self.right.shape)
-
-    @property
-    def keys_only(self) -> bool:
-        """See `Mask.keys_only`."""
-        return self.left.keys_only and self.right.keys_only
 
     def at(self, pairs: Pairs) -> Tensor:
         """See `Mask.at`."""
@@ -329,8 +321,7 @@ class Restricted(Mask):
         object.__setattr__(self, "keys", Frozen(keys, torch.int64))
 
     def _moved(self, pairs: Pairs) -> Pairs:
-        device = pairs.key.device
-        return pairs._replace(query=self.queries.on(device)[pairs.query], key=self.keys.on(device)[pairs.key], shift=0)
+        return pairs.placed(self.queries.on(pairs.key.device), self.keys.on(pairs.key.device))
 
     @property
     def shape(self) -> Shape:

@@ -27,7 +27,7 @@ def attention_map(
             square), l1 makes it sum to 1.
 
     Returns:
-        (B, H W), row by row, in fp32 or wider.
+        (B, H, W), in fp32 or wider.
 
     Raises:
         ValueError: an unknown word.
@@ -44,9 +44,9 @@ def attention_map(
         maps = powers.amax(1)
     else:
         raise ValueError(f"reduce is {reduce!r}, but must be sum, mean or max")
-    flat = maps.flatten(1)
     if norm == "none":
-        return flat
+        return maps
     if norm not in ("l2", "fro", "l1"):
         raise ValueError(f"norm is {norm!r}, but must be l2, l1, fro or none")
-    return functional.normalize(flat, p=1.0 if norm == "l1" else 2.0, dim=1, eps=EPS)
+    flat = functional.normalize(maps.flatten(1), p=1.0 if norm == "l1" else 2.0, dim=1, eps=EPS)
+    return flat.reshape(maps.shape)

@@ -1,7 +1,7 @@
 """Looking into attention and changing it, without hooks or state: what is asked for comes back in the result.
 
 Points, in the order in which they are reached: `q`, `k`, `v` (B, H, N, d) as they meet in the product, `score` and
-`weight` (B, Hq, Nq, Nk), `head_out` (B, Hq, Nq, dv), and in a module `gate` and `out`.
+`weight` (B, Hq, Nq, Nk), `lse` (B, Hq, Nq), `head_out` (B, Hq, Nq, dv), and in a module `gate` and `out`.
 
 Weights come from q, k and lse row by row, so a fused kernel stays fused; an edit of all scores or weights needs them
 all, and the reference computes it.
@@ -24,7 +24,7 @@ from zoo_core.attention.dispatch import Backend, run
 from zoo_core.attention.masks import Mask
 from zoo_core.attention.values import Pairs
 
-POINTS = ("q", "k", "v", "score", "weight", "head_out", "gate", "out")
+POINTS = ("q", "k", "v", "score", "weight", "lse", "head_out", "gate", "out")
 
 
 class Reducer(Protocol):
@@ -53,6 +53,8 @@ class Taps:
     def __post_init__(self) -> None:
         if unknown := {*self.capture, *self.edit} - set(POINTS):
             raise ValueError(f"there is no tap point {sorted(unknown)}; known are {', '.join(POINTS)}")
+        if "lse" in self.edit:
+            raise ValueError("lse cannot be edited: it is what normalises the weights; edit score or weight")
 
     def wants(self, point: str) -> bool:
         """Return whether a point is captured."""
@@ -183,7 +185,7 @@ def tapped(
     q, k, v = (taps.edited(point, x) for point, x in (("q", q), ("k", k), ("v", v)))
     wanted = {*need}
     rows = [point for point in ("score", "weight") if taps.wants(point)]
-    if rows and normalise == "softmax":
+    if (rows and normalise == "softmax") or taps.wants("lse"):
         wanted.add("lse")
     edits = {point: taps.edit[point] for point in ("score", "weight") if point in taps.edit}
     factor = 1.0
@@ -198,6 +200,8 @@ def tapped(
     got = {point: x for point, x in (("q", q), ("k", k), ("v", v)) if taps.wants(point)}
     for point in rows:
         got[point] = _captured(call, result, point, taps.how(point))
+    if taps.wants("lse") and result.lse is not None:
+        got["lse"] = result.lse
     out = taps.edited("head_out", result.out)
     if taps.wants("head_out"):
         got["head_out"] = out

@@ -47,6 +47,10 @@ class Pairs(NamedTuple):
         """Where the queries stand on the axis of the keys."""
         return self.query + self.shift
 
+    def placed(self, queries: Tensor, keys: Tensor) -> Pairs:
+        """Return the pairs where the query and key of each index stand at these positions of a sequence."""
+        return self._replace(query=queries[self.query], key=keys[self.key], shift=0)
+
     @classmethod
     def grid(
         cls,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo_core import catalog
 from zoo_core.cli import output, record
+from zoo_core.errors import UsageError
+from zoo_core.manifest import Manifest
 
 if TYPE_CHECKING:
     from zoo_core.evaluate import Evaluate, Report
@@ -24,11 +26,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--weights", type=FILE, help="Measure these weights (safetensors) instead of the published ones.")
 @click.option("--official", type=FILE, help="Also measure the authors' weights (safetensors).")
 @click.option(
-    "--against", multiple=True, metavar="PEER", help="Also measure this peer, if it is installed; repeatable."
+    "--against",
+    multiple=True,
+    metavar="PEER|ID|FILE",
+    help="Also measure this peer, if it is installed, or this model, such as the teacher, or its weights; repeatable.",
 )
 @click.option("--protocol", help="One of the package's protocols; default its first.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16", "int8"]), default="fp32", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first examples.")
 @click.option("--offline", is_flag=True, help="Ask no network for weights.")
 @click.option("-o", "--output", "target", type=FILE, help="Also write the report as JSON to this file.")
@@ -55,26 +60,47 @@ def command(
     """Measure the model ID on a pack by the protocol of its paper; exit code 1 if one of the checks fails."""
     entry = catalog.find(model)
     record.check_free(target, overwrite=overwrite)
+    asked = {name: _teacher(entry, name) for name in against}
+    teachers = {name: teacher for name, teacher in asked.items() if teacher is not None}
+    peers = tuple(name for name in against if name not in teachers)
     evaluate: Evaluate = entry.code("evaluate")
+    common: dict[str, Any] = {
+        "protocol": protocol, "device": device, "precision": precision, "limit": limit, "offline": offline,
+    }  # fmt: skip
     with output.log_on_stderr("zoo_core", entry.package), output.progress("measuring") as tell:
-        report = evaluate(
-            entry,
-            data,
-            weights=weights,
-            official=official,
-            against=against,
-            protocol=protocol,
-            device=device,
-            precision=precision,
-            limit=limit,
-            offline=offline,
-            progress=tell,
-        )
+        report = evaluate(entry, data, weights=weights, official=official, against=peers, progress=tell, **common)
+    for name, (teacher, file) in teachers.items():
+        measure: Evaluate = teacher.code("evaluate")
+        with output.log_on_stderr("zoo_core", teacher.package), output.progress(f"measuring {name}") as tell:
+            theirs = measure(teacher, data, weights=file, progress=tell, **common)
+        report = catalog.load_object("zoo_core.evaluate:beside")(report, theirs)
     figures = report.as_dict()
     record.write(target, SCHEMA, figures, overwrite=overwrite)
     out.result(SCHEMA, figures, "\n".join(_describe(report)))
     if not report.passed:
         context.exit(1)
+
+
+def _teacher(entry: catalog.CatalogEntry, name: str) -> tuple[catalog.CatalogEntry, Path | None] | None:
+    """Return the model that a name or a file of weights means, and the file; None where it is no model's."""
+    file = Path(name) if Path(name).suffix == ".safetensors" else None
+    if file is not None:
+        teacher = catalog.load_object("zoo_core.weights.build:locate")(file)[0]
+    elif any(name in other.names for other in catalog.models()):
+        teacher = catalog.find(name)
+    else:
+        return None
+    ours, theirs = entry.manifest, teacher.manifest
+    if (ours.task, ours.outputs.scale) != (theirs.task, theirs.outputs.scale):
+        raise UsageError(
+            f"{theirs.id} ({_does(theirs)}) cannot stand beside {ours.id} ({_does(ours)}).",
+            f"zoo list --task {ours.task} shows what can.",
+        )
+    return teacher, file
+
+
+def _does(manifest: Manifest) -> str:
+    return manifest.task + (f", {manifest.outputs.scale:g} times" if manifest.outputs.scale else "")
 
 
 def _describe(report: Report) -> Iterator[str]:

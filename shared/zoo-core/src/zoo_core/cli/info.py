@@ -14,6 +14,7 @@ from zoo_core.manifest import Manifest, Port
 
 MODEL_SCHEMA = "zoo.info/1"
 FILE_SCHEMA = "zoo.info-file/1"
+POINTS_SCHEMA = "zoo.info-points/1"
 
 # what a user would call an input of each kind, for the example line
 _SAMPLE_NAMES = {
@@ -28,10 +29,13 @@ _SAMPLE_NAMES = {
 @click.command("info")
 @click.argument("model", metavar="ID|FILE")
 @click.option("--from-pickle", is_flag=True, help="FILE may be a pickle of torch.save: tensors only, no code is run.")
+@click.option("--points", is_flag=True, help="List where a probe can look into ID, with shapes.")
 @output.format_option
-def command(model: str, *, from_pickle: bool, out: output.Output) -> None:
+def command(model: str, *, from_pickle: bool, points: bool, out: output.Output) -> None:
     """Show everything about the model ID, or say which model the weights in FILE belong to."""
-    if _is_file_name(model):
+    if points:
+        _show_points(catalog.find(model), out)
+    elif _is_file_name(model):
         _show_file(Path(model), out, from_pickle=from_pickle)
     else:
         _show_model(catalog.find(model), out)
@@ -47,6 +51,17 @@ def _show_model(entry: catalog.CatalogEntry, out: output.Output) -> None:
     examples = list(_examples(manifest))
     data = {**manifest.model_dump(mode="json"), "package": entry.package, "examples": examples}
     out.result(MODEL_SCHEMA, data, "\n".join(_describe(entry, examples)))
+
+
+def _show_points(entry: catalog.CatalogEntry, out: output.Output) -> None:
+    # imported by name: it needs torch, and `zoo info ID` must not
+    places = catalog.load_object("zoo_core.probe.listing:places_of")(entry)
+    rows = [
+        [place.path or '""', place.kind, "x".join(map(str, place.shape)), " ".join(place.shows)] for place in places
+    ]
+    text = "\n".join(output.aligned([["point", "module", "shape", "also"], *rows]))
+    listed = [{"path": p.path, "module": p.kind, "shape": list(p.shape), "also": list(p.shows)} for p in places]
+    out.result(POINTS_SCHEMA, {"id": entry.manifest.id, "points": listed}, text)
 
 
 def _describe(entry: catalog.CatalogEntry, examples: list[str]) -> Iterator[str]:

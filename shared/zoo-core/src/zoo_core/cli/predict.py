@@ -103,7 +103,9 @@ class _CommandOfModel(click.Command):
 @click.option("--fail-fast", is_flag=True, help="Stop at the first input that fails.")
 @click.option("--dry-run", is_flag=True, help="Only say which result each input would get.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto", show_default=True
+)
 @click.option("--weights", type=FILE, help="Weights of yours (safetensors) instead of the model's.")
 @click.option("--set", "set_name", metavar="NAME", help="Which weight set of the model; default its first.")
 @click.option("--offline", is_flag=True, help="Ask no network for weights.")

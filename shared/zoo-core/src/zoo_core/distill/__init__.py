@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo_core.distill.balance import Balance
     from zoo_core.distill.cache import TeacherCache, write_cache
     from zoo_core.distill.objective import Objective, Term
     from zoo_core.distill.schedules import after, const, cosine, linear, steps
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from zoo_core.distill.teachers import CachedTeacher, Teachers
 
 _LAZY = {
+    "Balance": "balance",
     "CachedTeacher": "teachers",
     "Objective": "objective",
     "Sparse": "targets",
@@ -46,6 +48,7 @@ _LAZY = {
     "write_cache": "cache",
 }
 __all__ = [
+    "Balance",
     "CachedTeacher",
     "Objective",
     "Sparse",

@@ -5,7 +5,7 @@ A folder: `header.json` (whose outputs of what data, which files), `index.parque
 and header follow, so that a killed writer leaves a smaller cache and never a wrong one.
 
 Outputs in fp32 are the teacher's own: training from them is bit-equal to training with it, as far as its output for a
-sample does not depend on batch mates. fp16 rounds; int8 rounds to 1/127 of each sample's largest value.
+sample does not depend on batch mates. `zoo_core.distill.records` says how numbers are kept.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -24,18 +23,15 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from zoo_core.distill.records import Form, Name, decoded, encoded, named, together
 from zoo_core.distill.targets import pack, unpack
-from zoo_core.errors import InputError, UsageError, ZooError
+from zoo_core.errors import InputError, ZooError
 from zoo_core.io.atomic import make_folder, whole
 from zoo_core.probe import Seen
 from zoo_core.weights.files import sha256_of
 
-Form = Literal["fp32", "fp16", "int8"]
-Name: TypeAlias = tuple[str, int]
-"""A sample and which view of it (the number of its augmentation; 0 without)."""
-
 HEADER, INDEX = "header.json", "index.parquet"
-SCALE, ENDS = "|scale", "|ends"
+ENDS = "|ends"
 SHOWN = 3
 
 
@@ -175,8 +171,8 @@ class TeacherCache:
         if missing:
             raise self.lacks(missing)
         rows = [self._row(name) for name in wanted]
-        stacked = {key: _together([row[key] for row in rows], frames) for key in rows[0]}
-        return unpack({key: x.to(device) for key, x in _decoded(stacked).items()})
+        stacked = {key: together([row[key] for row in rows], frames) for key in rows[0]}
+        return unpack({key: x.to(device) for key, x in decoded(stacked).items()})
 
     def _row(self, name: Name) -> dict[str, Tensor]:
         if name in self._pending:
@@ -205,7 +201,7 @@ class TeacherCache:
             seen: their outputs.
             lengths: (B,) frames of each sample: of outputs (B, T, ...) only those are kept, and given back padded.
         """
-        rows = _encoded(pack(seen.at), self.form)
+        rows = encoded(pack(seen.at), self.form)
         for number, name in enumerate(named(names)):
             if name in self._places or name in self._pending:
                 continue
@@ -319,75 +315,6 @@ def write_cache(cache: TeacherCache, teacher: Any, batches: Iterable[Any], *, ke
             cache.add(keys(batch), teacher.compute(inputs(batch)))
         yield len(cache)
     cache.flush()
-
-
-def named(names: Any) -> list[Name]:
-    """Return samples as pairs of text and view.
-
-    Raises:
-        UsageError: it is none of the forms that `TeacherCache.read` takes.
-    """
-    if isinstance(names, Tensor | np.ndarray):
-        names = names.tolist()
-    found: list[Name] = []
-    for name in names:
-        if isinstance(name, list | tuple) and len(name) == 2:
-            found.append((str(name[0]), int(name[1])))
-        elif isinstance(name, str | int):
-            found.append((str(name), 0))
-        else:
-            raise UsageError(f"{name!r} names no sample.", "Give numbers, texts, or pairs of these and a view.")
-    return found
-
-
-def _together(rows: list[Tensor], frames: int | None) -> Tensor:
-    """Stack samples; those of different lengths are filled up with zeros first."""
-    if frames is None and len({x.shape for x in rows}) == 1:
-        return torch.stack(rows)
-    if rows[0].ndim == 0:  # a scale, say
-        return torch.stack(rows)
-    longest = max(frames or 0, *(len(x) for x in rows))
-    return torch.stack([torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])]) for x in rows])
-
-
-def _encoded(tensors: dict[str, Tensor], form: Form) -> dict[str, Tensor]:
-    made: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        x = tensor.detach().to("cpu")
-        if not x.is_floating_point():
-            made[key] = x
-            continue
-        if not bool(x.isfinite().all()):
-            raise ZooError(
-                f"The teacher's output {key!r} is not finite.", "If it runs in fp16, run it in bf16-true or fp32."
-            )
-        if form == "fp32":
-            made[key] = x.float()
-        elif form == "fp16":
-            made[key] = x.half()
-            if not bool(made[key].isfinite().all()):
-                raise ZooError(
-                    f"The teacher's output {key!r} is too large for fp16.", "Keep the cache in fp32 or int8."
-                )
-        else:
-            largest = x.float().abs().flatten(1).amax(dim=1) if x.ndim > 1 else x.float().abs()
-            scale = torch.where(largest > 0, largest / 127, 1.0)
-            made[key] = (x.float() / scale.reshape(-1, *[1] * (x.ndim - 1))).round().to(torch.int8)
-            made[key + SCALE] = scale
-    return made
-
-
-def _decoded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    made = {}
-    for key, x in tensors.items():
-        if key.endswith(SCALE):
-            continue
-        scale = tensors.get(key + SCALE)
-        if scale is not None:
-            made[key] = x.float() * scale.reshape(-1, *[1] * (x.ndim - 1))
-        else:
-            made[key] = x.float() if x.is_floating_point() else x
-    return made
 
 
 def _table(places: dict[Name, tuple[int, int]]) -> pa.Table:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from zoo_core.distill.balance import Balance
 from zoo_core.distill.batches import Pick, pick
 from zoo_core.distill.schedules import Constant, Schedule, at
 from zoo_core.errors import UsageError, ZooError, did_you_mean
@@ -63,16 +64,20 @@ class Objective:
 
     Args:
         terms: at least one, of different names.
+        balance: scales the weights so that the shares of the gradient follow them; None: weights are as they are.
 
     Raises:
         UsageError: a name is given twice, or there is no term.
     """
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    def __init__(self, terms: Sequence[Term], *, balance: Balance | None = None) -> None:
         self.terms = tuple(terms)
+        self.balance = balance
         names = [term.name for term in self.terms]
         if not names or len(set(names)) < len(names):
             raise UsageError(f"An objective needs terms of different names, got {names}.")
+        for name in names if balance is not None else ():
+            balance.know(name)  # type: ignore[union-attr]
 
     def adapters(self) -> dict[str, nn.Module]:
         """Return the adapters by the name of their term."""
@@ -86,7 +91,8 @@ class Objective:
         """Return the names of the terms with a weight or constant that depends on the step."""
         return [
             t.name for t in self.terms
-            if any(isinstance(x, Schedule) and not isinstance(x, Constant) for x in (t.weight, *t.constants.values()))
+            if self.balance is not None
+            or any(isinstance(x, Schedule) and not isinstance(x, Constant) for x in (t.weight, *t.constants.values()))
         ]  # fmt: skip
 
     def __call__(
@@ -122,14 +128,17 @@ class Objective:
             counts = _over_processes(torch.stack([share.sum() for share in shares.values()]))
             processes = _processes()
             parts = {term.name: torch.full((), torch.nan, device=counts.device) for term in self.terms}
-            total = torch.zeros((), device=counts.device)
+            reduced: dict[str, Tensor] = {}
             for count, (name, value) in zip(counts, values.items(), strict=True):
                 whole = count if totals is None else totals[name]
                 share = shares[name]
                 kept = torch.where(share > 0, value, 0.0) * share
-                part = processes * kept.sum() / torch.where(whole > 0, whole, 1.0)
-                parts[name] = part.detach()
-                total = total + weights[name] * part
+                reduced[name] = processes * kept.sum() / torch.where(whole > 0, whole, 1.0)
+                parts[name] = reduced[name].detach()
+            scales = self._scales(reduced, student, step)
+            total = torch.zeros((), device=counts.device)
+            for name, part in reduced.items():
+                total = total + weights[name] * scales.get(name, 1.0) * part
             return total + self._kept_alive(student, weights), parts
 
     def per_sample(
@@ -186,6 +195,16 @@ class Objective:
                 "A loss gives one number a sample: (B,). The objective averages.",
             )
         return value
+
+    def _scales(self, parts: Mapping[str, Tensor], student: Seen, step: int) -> Mapping[str, Tensor]:
+        """Return what a balance multiplies the weights by."""
+        if self.balance is None:
+            return {}
+        point = _named(student, self.balance.at, "The balance", "student")
+        if step % self.balance.every == 0 and torch.is_grad_enabled():
+            self.balance.update(parts, point)
+        weights = self.weights(step)
+        return self.balance.factors({name: weights[name] for name in parts})
 
     def _kept_alive(self, student: Seen, weights: Mapping[str, float]) -> Tensor | float:
         """Adapters of terms of weight 0 get gradients of 0: DDP waits for the gradient of every parameter.

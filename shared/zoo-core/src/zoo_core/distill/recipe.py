@@ -6,6 +6,7 @@
       points: {p3: neck.p3}                   # PATH, or PATH:q, PATH:head_out, ... of an attention module
       terms:
         at: {loss: spatial_attention, at: p3, p: 2, weight: {linear: [0, 50, 0, 1000]}}
+      balance: {at: p3}                       # weights are shares of the gradient there; leave out: plain factors
       stages:
         - {name: warm, steps: 1000, train: ["neck.*"]}
         - {name: all, steps: 100000, until: {metric: map50, patience: 5}}
@@ -24,6 +25,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from zoo_core.distill.adapters import ADAPTERS
+from zoo_core.distill.balance import Balance
 from zoo_core.distill.losses import ctc, distribution, features, logits, relations, sparse
 from zoo_core.distill.objective import Loss, Objective, Term
 from zoo_core.distill.schedules import Schedule, after, const, cosine, linear, steps
@@ -67,6 +69,16 @@ class StageRecipe(BaseModel):
     optimizer: Literal["new", "keep"] = Field("new", description="whether it begins anew")
 
 
+class BalanceRecipe(BaseModel):
+    """See `zoo_core.distill.balance`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at: str = Field(description="point of the student, the last that all terms share")
+    decay: float = Field(0.99, ge=0, lt=1, description="of the average of gradient norms")
+    every: int = Field(1, gt=0, description="steps between two measurements")
+
+
 class DistillRecipe(BaseModel):
     """A section of a recipe."""
 
@@ -77,6 +89,7 @@ class DistillRecipe(BaseModel):
     precision: Literal["fp32", "bf16-true", "fp16-true"] = Field("fp32", description="of the teacher")
     points: dict[str, str] = Field(default_factory=dict, description="name: PATH or PATH:q, of student and teacher")
     terms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="see the module")
+    balance: BalanceRecipe | None = Field(None, description="weights become shares of the gradient")
     stages: tuple[StageRecipe, ...] = Field((), description="none: one, to the end")
 
 
@@ -116,7 +129,8 @@ def objective(recipe: DistillRecipe, task: list[Term], *, losses: Mapping[str, L
         UsageError: an unknown name or key; says where, and the nearest.
     """
     known = {**LOSSES, **(losses or {})}
-    return Objective([*task, *(_term(name, data, known) for name, data in recipe.terms.items())])
+    balance = Balance(**recipe.balance.model_dump()) if recipe.balance is not None else None
+    return Objective([*task, *(_term(name, data, known) for name, data in recipe.terms.items())], balance=balance)
 
 
 def stages(recipe: DistillRecipe) -> list[Stage]:

@@ -24,7 +24,8 @@ class Student(Probe):
     Args:
         module: the network.
         points: as for a probe.
-        objectives: whose adapters these are; all of a run's stages, so that its checkpoints have the same keys.
+        objectives: whose adapters and balances are saved with it; all of a run's stages, so that its checkpoints have
+            the same keys.
         edits: as for a probe.
         views: as for a probe.
         follow: d in (0, 1): the student's own average, e <- d e + (1 - d) w before each step, is a teacher, too; its
@@ -52,6 +53,8 @@ class Student(Probe):
         self.follow = follow
         self.follower = None if twin is None else Probe(twin, points, edits, views=views).eval()
         several = (objectives,) if isinstance(objectives, Objective) else tuple(objectives)
+        balances = {id(b): b for objective in several if (b := objective.balance) is not None}
+        self.balances = nn.ModuleList(balances.values())
         self.adapters = nn.ModuleDict()
         self._adapted: dict[str, str] = {}
         for term in (term for objective in several for term in objective.terms):

@@ -69,6 +69,7 @@ class Teacher:
         self._probe = (Probe(module, points, edits, views=views).eval(),)
         self._run: Any = torch.compile(self._probe[0]) if compile else self._probe[0]
         self.inputs, self.precision, self.keys, self.lengths, self.fill = inputs, precision, keys, lengths, fill
+        self.preprocessing = preprocessing
         self._told = [precision, preprocessing, *sorted(f"{n}={told(p)}" for n, p in self._probe[0].points.items())]
         self.transforms = dict(transforms or {})
         self._told += [f"{name}->{told(change)}" for name, change in sorted(self.transforms.items())]
@@ -109,6 +110,19 @@ class Teacher:
         """The fingerprint, and how exact the cache is if its numbers are not the teacher's own."""
         exact = self.cache is None or self.cache.exact
         return self.fingerprint if exact else f"{self.fingerprint} {self.cache.form}"  # type: ignore[union-attr]
+
+    def identities(self, name: str = "teacher") -> dict[str, str]:
+        """Return `identity` under a name, and what it is made of, so that a refused resume can say what has changed."""
+        points = [f"{n}={told(p)}" for n, p in sorted(self._probe[0].points.items())]
+        parts = {
+            "weights": self._state,
+            "precision": self.precision,
+            "preprocessing": self.preprocessing or "none",
+            "points": of_texts(points),
+            "transforms and edits": of_texts(self._told[2 + len(points) :]),
+            "cache": "none" if self.cache is None else self.cache.form,
+        }
+        return {name: self.identity, **{f"{name}.{part}": value for part, value in parts.items()}}
 
     def __call__(self, batch: Any) -> Seen:
         """Return what the teacher sees in a batch: from the cache where it has it, else computed.

@@ -22,6 +22,10 @@ class Teaches(Protocol):
         """What it is, for a run's record and its resume."""
         ...
 
+    def identities(self, name: str = "teacher") -> dict[str, str]:
+        """Return `identity` under a name, and under names that begin with it and a dot what it is made of."""
+        ...
+
     def __call__(self, batch: Any) -> Seen:
         """Return what it sees in a batch."""
         ...
@@ -44,6 +48,11 @@ class Teachers:
     def identity(self) -> str:
         """A sha256 of theirs."""
         return of_texts(f"{name} {teacher.identity}" for name, teacher in sorted(self.teachers.items()))
+
+    def identities(self, name: str = "teacher") -> dict[str, str]:
+        """Return the identity of all under a name, and of each under its own."""
+        parts = [teacher.identities(f"{name}.{own}") for own, teacher in sorted(self.teachers.items())]
+        return {name: self.identity, **{key: value for part in parts for key, value in part.items()}}
 
     def __call__(self, batch: Any) -> Seen:
         """Return what all of them see; there is no one output."""
@@ -70,6 +79,10 @@ class CachedTeacher:
         """As of the teacher that wrote it, so that a run may go on with either (from fp32; other forms say theirs)."""
         header = self.cache.header
         return header.teacher if self.cache.exact else f"{header.teacher} {header.form}"
+
+    def identities(self, name: str = "teacher") -> dict[str, str]:
+        """Return `identity` under a name; of what it was made is not in the cache."""
+        return {name: self.identity, f"{name}.cache": self.cache.form}
 
     def __call__(self, batch: Any) -> Seen:
         """Return what was written down.

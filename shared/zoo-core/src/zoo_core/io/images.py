@@ -24,6 +24,7 @@ from PIL import (
     GifImagePlugin,
     ImageCms,
     ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -61,6 +62,7 @@ _READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "bmp": BmpImagePlugin.BmpImageFile,
     "ppm": PpmImagePlugin.PpmImageFile,
     "avif": AvifImagePlugin.AvifImageFile,
+    "jp2": Jpeg2KImagePlugin.Jpeg2KImageFile,
 }
 EXTENSIONS = {
     "png": (".png", ".apng"),
@@ -71,6 +73,7 @@ EXTENSIONS = {
     "bmp": (".bmp", ".dib"),
     "ppm": (".ppm", ".pgm", ".pbm", ".pnm"),
     "avif": (".avif",),
+    "jp2": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
 }
 SUFFIXES = frozenset(suffix for group in EXTENSIONS.values() for suffix in group)
 _MAGIC = (
@@ -82,16 +85,18 @@ _MAGIC = (
     ("bmp", rb"BM"),
     ("ppm", rb"P[1-6]\s"),
     ("avif", rb"....ftypavi[fs]"),
+    ("jp2", rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51"),
 )
+_CODESTREAM = b"\xff\x4f\xff\x51"  # of JPEG 2000: its first marker and that of its sizes
 _OTHERS = (
     ("a HEIC photo", rb"....ftyp(hei|mif|msf)"),
     ("a PDF", rb"%PDF"),
     ("an SVG drawing or XML", rb"\s*<(\?xml|svg)"),
     ("a web page", rb"\s*<(!DOCTYPE|html)"),
-    ("a JPEG 2000", rb"\x00\x00\x00\x0cjP|\xff\x4f\xff\x51"),
     ("a JPEG XL", rb"\xff\x0a|\x00\x00\x00\x0cJXL"),
     ("a Photoshop file", rb"8BPS"),
     ("a zip archive", rb"PK\x03\x04"),
+    ("a pointer of Git LFS (git lfs pull fetches the file)", rb"version https://git-lfs"),
 )
 
 
@@ -181,6 +186,8 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, all_frames: bool
         _check_size(source, image, count, max_pixels)
         if not all_frames and frame == 0 and getattr(image, "is_animated", False):
             notes.append("only the first frame is used; --all-frames takes them all")
+        if kind == "jp2" and image.mode != "I;16" and _jp2_bits(data) > 8:
+            notes.append("colour of more than 8 bits in a JPEG 2000 is read as 8; save it as TIFF to keep them")
         frames, metadata = [], Metadata()
         for index in range(count) if all_frames else (frame,):
             read = _frame(partial(_at, kind, data, index), image, index, notes)
@@ -372,6 +379,12 @@ def _turned(frame: Frame, orientation: int) -> Frame:
         return np.ascontiguousarray(a)
 
     return replace(frame, pixels=turn(frame.pixels), alpha=None if frame.alpha is None else turn(frame.alpha))
+
+
+def _jp2_bits(data: bytes) -> int:
+    """Return the bits a sample of a JPEG 2000: the first Ssiz of its SIZ marker (ISO 15444-1, A.5.1), 8 if unknown."""
+    place = data.find(_CODESTREAM) + 42
+    return (data[place] & 0x7F) + 1 if 42 <= place < len(data) else 8
 
 
 def _extension_notes(source: Source, kind: str) -> list[str]:

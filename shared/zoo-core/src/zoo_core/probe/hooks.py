@@ -51,11 +51,15 @@ class Call:
         """End: from now on hooks capture nothing."""
         self.taken = None
 
-    def take(self, name: str, point: Point, module: nn.Module, value: Any, read: Read, *, pick: bool) -> None:
-        """Note a tensor, if a call is going on."""
+    def take(self, name: str, point: Point, module: nn.Module, value: Any, read: Read, *, pick: bool) -> Tensor | None:
+        """Note a tensor, if a call is going on; return what goes on in its place, if anything does.
+
+        Where a later module may work in place, an output is kept and its copy goes on: what is kept lies on the way to
+        the network's output, and so does its gradient. What cannot be replaced is copied instead.
+        """
         taken = self.taken
         if taken is None:
-            return
+            return None
         if taken.with_grad and not torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
             raise ZooError(
                 f"The tensor at {point} has no gradient, though what comes before it is trained.",
@@ -63,14 +67,16 @@ class Call:
             )
         original = _tensor(value, point, pick=pick)
         tensor = read(original)
-        if not torch.compiler.is_compiling():
-            if self.copies and tensor is original:
+        passed = None
+        if self.copies and tensor is original:
+            if pick and value is original:
+                passed = original.clone()
+            else:
                 tensor = tensor.clone()
-            elif not tensor.is_inference():
-                taken.versions.append((point, tensor, tensor._version))
-        elif self.copies:
-            tensor = tensor.clone()
+        if not torch.compiler.is_compiling() and not tensor.is_inference():
+            taken.versions.append((point, tensor, tensor._version))
         taken.values.setdefault(name, []).append(tensor)
+        return passed
 
 
 class CaptureOut:
@@ -79,9 +85,9 @@ class CaptureOut:
     def __init__(self, call: Call, name: str, point: Point, read: Read) -> None:
         self.call, self.name, self.point, self.read = call, name, point, read
 
-    def __call__(self, module: nn.Module, _: Any, output: Any) -> None:
+    def __call__(self, module: nn.Module, _: Any, output: Any) -> Tensor | None:
         """Run as a forward hook."""
-        self.call.take(self.name, self.point, module, output, self.read, pick=True)
+        return self.call.take(self.name, self.point, module, output, self.read, pick=True)
 
 
 class CaptureIn:
@@ -108,7 +114,10 @@ class ChangeOut:
         assert self.border.write is not None  # noqa: S101 (for mypy)
         first = output[0] if isinstance(output, tuple) else output
         edited = self.border.write(self.change(self.border.read(first)))
-        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+        if not isinstance(output, tuple):
+            return edited
+        rest = (edited, *output[1:])
+        return type(output)(*rest) if hasattr(output, "_fields") else rest  # a named tuple stays one
 
 
 class ChangeIn:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
 
-What = Literal["out", "in", "q", "k", "v", "head_out", "lse", "rows"]
-ATTENTION: frozenset[str] = frozenset({"q", "k", "v", "head_out", "lse", "rows"})
+What = Literal["out", "in", "q", "k", "v", "head_out", "lse", "rows", "score", "weight", "gate"]
+OURS: frozenset[str] = frozenset({"score", "weight", "gate"})
+ATTENTION: frozenset[str] = frozenset({"q", "k", "v", "head_out", "lse", "rows"}) | OURS
 Repeat = Literal["never", "first", "last", "all"]
 
 
@@ -25,7 +26,8 @@ class Point:
         path: dotted name of the submodule; "" is the probed module itself.
         what: `out` its output, `in` its (first) input; of an attention module: `q`, `k`, `v` (B, H, N, d) as they meet
             in the product, `head_out` (B, H, N, d) before the output projection, `lse` (B, H, N) the logarithm of each
-            row's sum, `rows` (B, H, R, N) the attention of the queries in `rows`.
+            row's sum, `rows` (B, H, R, N) the attention of the queries in `rows`; of `zoo_core.attention.Attention`
+            also `score` and `weight` (B, H, N, N), and the `gate` of a combination of heads that has one.
         item: which one, if that is a tuple (a number) or a mapping (a key), or which argument of `in`.
         repeat: if the submodule runs several times in one call: `never` is an error, `all` stacks to (calls, ...).
         rows: query numbers, for `rows`.
@@ -50,7 +52,10 @@ def submodule(module: nn.Module, path: str) -> nn.Module:
     known: dict[str, nn.Module] = dict(module.named_modules())
     if path not in known:
         near = nearest(path, known)
-        raise UsageError(f"{type(module).__name__} has no module {path!r}.", f"The nearest are {', '.join(near)}.")
+        raise UsageError(
+            f"{type(module).__name__} has no module {path!r}.",
+            f"The nearest are {', '.join(near)}; `zoo info ID --points` and output_shapes(module, input) list all.",
+        )
     return known[path]
 
 

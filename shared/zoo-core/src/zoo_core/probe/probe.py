@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo_core.attention.module import Attention
 from zoo_core.errors import UsageError
 from zoo_core.probe.edits import Edit, KeyBias, TowardValue
 from zoo_core.probe.hooks import AddBias, Call, CaptureIn, CaptureOut, ChangeIn, ChangeOut, HeldValue, NoMasks
-from zoo_core.probe.points import ATTENTION, Point, submodule
+from zoo_core.probe.own import Layer
+from zoo_core.probe.points import ATTENTION, OURS, Point, submodule
 from zoo_core.probe.views import AttentionView, Border, attention_rows, attention_view, log_sum
 
 NOWHERE = 10**6  # the number of an argument that is given by name alone
@@ -29,7 +31,7 @@ class Probe(nn.Module):
 
     Hooks are set once, here, and write into a dict that is made in each call and returned: nothing stays behind, all
     tensors are outputs (which DDP and `torch.compile` need), and activation checkpointing may run a part again.
-    With edits, the captured tensor is the edited one. A tensor that a later module may change in place is copied.
+    With edits, the captured tensor is the edited one. Where a later module may work in place, a copy goes on.
 
     Args:
         module: any module. It keeps its hooks as long as it lives; `probe.remove()` takes them away.
@@ -61,6 +63,7 @@ class Probe(nn.Module):
         self._views = dict(views or {})
         self._call = Call(copies=any(getattr(m, "inplace", False) for m in module.modules()))
         self._handles: list[Any] = []
+        self._ours: dict[str, Layer] = {}
         for edit in self.edits:
             self._edit(edit)
         for name, point in self.points.items():
@@ -98,7 +101,15 @@ class Probe(nn.Module):
             border = Border(module, "in" if point.what == "in" else "out", _as_it_is)
             self._listen(name, border, point)
             return
+        if isinstance(module, Attention):
+            self._our(point.path, module).capture(name, point)
+            return
         view = self._view(point.path, module)
+        if point.what in OURS:
+            raise UsageError(
+                f"{point}: {type(module).__name__} never shows that to a hook.",
+                "Take q, k and v, or rows; or replace the module by zoo_core.attention.",
+            )
         if point.what in ("lse", "rows"):
             if view.masks is not None:
                 self._before(module, NoMasks(view.masks, str(point)))
@@ -125,6 +136,9 @@ class Probe(nn.Module):
     def _edit(self, edit: Edit) -> None:
         point, change = edit.point, edit.change
         module = submodule(self.module, point.path)
+        if isinstance(module, Attention) and (isinstance(change, KeyBias) or point.what not in ("in", "out")):
+            self._our(point.path, module).edit(edit)
+            return
         if isinstance(change, KeyBias):
             masks = self._view(point.path, module).masks
             if masks is None:
@@ -162,13 +176,20 @@ class Probe(nn.Module):
     def _before(self, module: nn.Module, hook: Any) -> None:
         self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
+    def _our(self, path: str, module: Attention) -> Layer:
+        if path not in self._ours:
+            layer = self._ours[path] = Layer(module, self._call)
+            self._before(module, layer.before)
+            self._after(module, layer.after)
+        return self._ours[path]
+
     def _view(self, path: str, module: nn.Module) -> AttentionView:
         return self._views.get(path) or attention_view(module)
 
     # -- after the call -----------------------------------------------------------------------------------------------
 
     def _finished(self, name: str, point: Point, values: dict[str, list[Tensor]]) -> Tensor:
-        if point.what in ("lse", "rows"):
+        if point.what in ("lse", "rows") and point.path not in self._ours:
             q, k = self._one(f"{name}/q", point, values), self._one(f"{name}/k", point, values)
             scale = self._view(point.path, submodule(self.module, point.path)).scale
             return log_sum(q, k, scale) if point.what == "lse" else attention_rows(q, k, point.rows, scale)

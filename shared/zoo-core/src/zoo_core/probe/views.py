@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo_core.attention.backends.chunked import log_sums
+from zoo_core.attention.call import Call, make_call
+from zoo_core.attention.dispatch import run
+from zoo_core.attention.stages import merge_heads, split_heads
 from zoo_core.errors import UsageError
 
 Argument: TypeAlias = tuple[int, str]
@@ -102,16 +106,6 @@ def attention_view(module: nn.Module) -> AttentionView:
     )
 
 
-def split_heads(heads: int) -> Callable[[Tensor], Tensor]:
-    """Return the function (B, N, H d) -> (B, H, N, d)."""
-    return lambda x: x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(B, H, N, d) -> (B, N, H d)."""
-    return x.transpose(1, 2).flatten(2)
-
-
 def _timm(module: Any) -> AttentionView:
     heads = module.num_heads
     q_norm, k_norm = module.q_norm, module.k_norm
@@ -125,7 +119,7 @@ def _timm(module: Any) -> AttentionView:
 
     # `norm` (an identity, mostly) comes first after the product, then a gate, then the projection
     after = module.norm if hasattr(module, "norm") else module.proj
-    out = Border(after, "in", split_heads(heads), merge_heads)
+    out = Border(after, "in", partial(split_heads, heads=heads), merge_heads)
     width = module.head_dim
     masks = Masks(((1, "attn_mask"), (2, "is_causal")), tokens=((0, "x"), 1))
     return AttentionView(heads, heads, width, width**-0.5, part(0, q_norm), part(1, k_norm), part(2), out, masks)
@@ -133,11 +127,11 @@ def _timm(module: Any) -> AttentionView:
 
 def _separate(module: Any, names: tuple[str, str, str], width: int) -> AttentionView:
     heads = module.num_attention_heads
-    q, k, v = (Border(getattr(module, name), "out", split_heads(heads)) for name in names)
+    q, k, v = (Border(getattr(module, name), "out", partial(split_heads, heads=heads)) for name in names)
     if hasattr(module, "o_proj"):
-        out = Border(module.o_proj, "in", split_heads(heads), merge_heads)
+        out = Border(module.o_proj, "in", partial(split_heads, heads=heads), merge_heads)
     else:  # the projection lies outside: the module's own output is A v
-        out = Border(module, "out", split_heads(heads), merge_heads)
+        out = Border(module, "out", partial(split_heads, heads=heads), merge_heads)
     return AttentionView(heads, heads, width, width**-0.5, q, k, v, out, Masks(((1, "attention_mask"),)))
 
 
@@ -163,7 +157,7 @@ def _torch(module: nn.MultiheadAttention) -> AttentionView:
                 else whole[rows]
             )
             bias = None if module.in_proj_bias is None else module.in_proj_bias[rows]
-            return split_heads(heads)(functional.linear(x, weight, bias))
+            return split_heads(functional.linear(x, weight, bias), heads)
 
         return Border(module, "in", read, argument=(number, name))
 
@@ -177,10 +171,7 @@ def _torch(module: nn.MultiheadAttention) -> AttentionView:
 
 def log_sum(q: Tensor, k: Tensor, scale: float) -> Tensor:
     """Return the logarithm of each row's sum of exp(scale q k^T): (B, H, N), at least fp32, in blocks of rows."""
-    q, k = (x if x.dtype == torch.float64 else x.float() for x in (q, k))
-    k = _like_queries(k, q)
-    blocks = [torch.logsumexp(scale * block @ k.mT, dim=-1) for block in torch.split(q, 256, dim=-2)]
-    return torch.cat(blocks, dim=-1)
+    return log_sums(_product(q, k, scale))
 
 
 def attention_rows(q: Tensor, k: Tensor, rows: tuple[int, ...], scale: float) -> Tensor:
@@ -191,10 +182,8 @@ def attention_rows(q: Tensor, k: Tensor, rows: tuple[int, ...], scale: float) ->
     """
     if not rows or min(rows) < 0 or max(rows) >= q.shape[-2]:
         raise UsageError(f"Rows {rows} were asked for, and there are {q.shape[-2]} queries.", "Rows count from 0.")
-    chosen = q[..., list(rows), :]
-    chosen, k = (x if x.dtype == torch.float64 else x.float() for x in (chosen, k))
-    return torch.softmax(scale * chosen @ _like_queries(k, chosen).mT, dim=-1)
+    return run(_product(q[..., list(rows), :], k, scale, "weights"), "reference").aux["weights"]
 
 
-def _like_queries(k: Tensor, q: Tensor) -> Tensor:
-    return k if k.shape[1] == q.shape[1] else k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+def _product(q: Tensor, k: Tensor, scale: float, *need: str) -> Call:
+    return make_call(q, k, k, scale=scale, mask=None, bias=None, kv_map=None, normalise="softmax", need=need)

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -135,6 +135,35 @@ class ForkedZoo:
     def _died(self) -> NoReturn:
         self._errors.seek(0)
         raise AssertionError(f"the server of the zoo command died:\n{self._errors.read()}")
+
+
+def ranks(count: int, run: Callable[[], None]) -> int:
+    """Run a function in several forked processes, set up as torchrun does it; return how many failed.
+
+    Call it in a process that has done nothing but imports, such as a program started by `ForkedZoo.start`.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    pids = []
+    for rank in range(count):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.environ.update({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+                run()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    return sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in pids)
 
 
 def _received(line: socket.socket, count: int) -> bytes:

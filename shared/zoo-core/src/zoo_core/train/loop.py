@@ -41,6 +41,7 @@ from zoo_core.train.task import (
     PublishesPart,
     Rehearses,
     Task,
+    WatchesOthers,
 )
 from zoo_core.weights.build import CONFIG
 from zoo_core.weights.files import sha256_of, write_tensors
@@ -185,6 +186,8 @@ class _Run:
                 self.history.append(self.metrics)
                 self._log_metrics(done)
             last = self._complete(done)
+            if (stopping or last) and isinstance(self.task, WatchesOthers):
+                self.task.check_unchanged()  # before the save, so that no later session takes it for a good end
             if saving or last:
                 self._save(done)
             if stopping or last:

@@ -18,6 +18,7 @@ from zoo_core.train.state import Checkpoint, existing, read_checkpoint, whole_ch
 from zoo_core.weights.files import sha256_of
 
 LOG = logging.getLogger("zoo_core.train")
+SHOWN = 12  # characters of a fingerprint in messages
 
 
 def starting_point(folder: Path, resume: str | Path, speaks: bool) -> Checkpoint | None:
@@ -80,22 +81,31 @@ def check_same_run(
                 f"The checkpoint at step {checkpoint.step} was trained with {place}={before}, this recipe says {now}.",
                 f"Set {place}={before}, or train in another folder.",
             )
-    if fingerprint != checkpoint.data["data_fingerprint"]:
-        raise UsageError(
-            f"The checkpoint at step {checkpoint.step} was trained on other data "
-            f"({checkpoint.data['data_fingerprint'][:12]}, these are {fingerprint[:12]}).",
-            "Give the same data, or train in another folder.",
-        )
-
+    changed, given = [], []
+    if fingerprint != (theirs_data := checkpoint.data["data_fingerprint"]):
+        changed.append(f"on other data ({theirs_data[:SHOWN]}, these are {fingerprint[:SHOWN]})")
+        given.append("data")
     before = checkpoint.data.get("identities", {})
-    for name in sorted(before.keys() | identities.keys()):
+    # what has a dot in its name says what a thing is made of, and decides nothing
+    for name in sorted(name for name in before.keys() | identities.keys() if "." not in name):
         then, now = before.get(name, "none"), identities.get(name, "none")
         if then != now:
-            raise UsageError(
-                f"The checkpoint at step {checkpoint.step} was trained with another {name} "
-                f"({then[:12]}, this is {now[:12]}).",
-                f"Give the same {name}, or train in another folder.",
-            )
+            parts = _parts_that_differ(name, before, identities)
+            changed.append(f"with another {name} ({then[:SHOWN]}, this is {now[:SHOWN]}{parts})")
+            given.append(name)
+    if changed:
+        raise UsageError(
+            f"The checkpoint at step {checkpoint.step} was trained {' and '.join(changed)}.",
+            f"Give the same {' and '.join(given)}, or train in another folder.",
+        )
+
+
+def _parts_that_differ(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    both = sorted(
+        part for part in before.keys() & now.keys() if part.startswith(f"{name}.") and before[part] != now[part]
+    )
+    told = [f"{part.removeprefix(f'{name}.')} {before[part][:SHOWN]} -> {now[part][:SHOWN]}" for part in both]
+    return f": {', '.join(told)}" if told else ""
 
 
 def _difference(before: Any, now: Any, place: str) -> tuple[str, Any, Any] | None:

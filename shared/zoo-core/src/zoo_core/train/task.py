@@ -67,7 +67,19 @@ class LearnsFromOthers(Protocol):
     """A task that depends on more than recipe and data: on a teacher, say. A run is only resumed with the same ones."""
 
     def identities(self) -> dict[str, str]:
-        """Return what it depends on: a name -> a hash of its content."""
+        """Return what it depends on: a name -> a hash of its content.
+
+        "NAME.PART" -> what a part of it is; parts decide nothing, and say what has changed where the whole has.
+        """
+        ...
+
+
+@runtime_checkable
+class WatchesOthers(Protocol):
+    """A task that learns from something which must not move, such as a teacher's batch norm; asked when a run ends."""
+
+    def check_unchanged(self) -> None:
+        """Raise if it has moved."""
         ...
 
 

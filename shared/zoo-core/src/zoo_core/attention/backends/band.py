@@ -55,12 +55,10 @@ def refusal(call: Call) -> str:
         return "Triton is not installed"
     if call.device.type != "cuda":
         return "it needs CUDA"
-    if call.normalise != "softmax":
-        return "it always normalises by a softmax"
-    if "weights" in call.need or call.edits:
-        return "its scores and weights exist only inside the kernel"
-    if call.shift != 0 or 0 in (*call.q.shape, *call.v.shape):
-        return "it needs as many queries as keys, and some"
+    if why := call.unfused():
+        return why
+    if call.shift != 0:
+        return "it needs as many queries as keys"
     if call.q.dtype == torch.float64 or max(call.q.shape[3], call.v.shape[3]) > WIDEST:
         return f"it computes in fp32 or less, with heads of width {WIDEST} at most"
     if not call.key_heads == call.value_heads == grouped(call.q.shape[1], call.k.shape[1]):

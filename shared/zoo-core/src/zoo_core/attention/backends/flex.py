@@ -30,12 +30,8 @@ def refusal(call: Call) -> str:
     parts = call.bias.parts() if call.bias else ()
     if call.device.type != "cuda" and call.grad:
         return "FlexAttention has no backward on CPU"
-    if call.normalise != "softmax":
-        return "it always normalises by a softmax"
-    if "weights" in call.need or call.edits:
-        return "its scores and weights exist only inside the kernel"
-    if 0 in (*call.q.shape, *call.k.shape, *call.v.shape):
-        return "a size is 0"
+    if why := call.unfused():
+        return why
     if parts and call.scale <= 0:
         return "the scale is not above 0"
     if not all(isinstance(part, Distance) or part.folds(call.q.dtype, causal=False) for part in parts):

@@ -17,13 +17,7 @@ LONG = 1024  # keys from which a table costs more than columns do
 
 def refusal(call: Call) -> str:
     """Return why it cannot run a call."""
-    if call.normalise != "softmax":
-        return "it always normalises by a softmax"
-    if "weights" in call.need or call.edits:
-        return "its scores and weights exist only inside the kernel"
-    if 0 in (*call.q.shape, *call.k.shape, *call.v.shape):
-        return "a size is 0"
-    return ""
+    return call.unfused()
 
 
 def needs_table(call: Call) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
+from zoo_core.attention.spatial import attention_map
 from zoo_core.distill.losses.reduce import mean_inside, same_shape, wide
 from zoo_core.errors import UsageError
 
@@ -67,38 +68,24 @@ def cwd(student: Tensor, teacher: Tensor, *, tau: float = 4.0) -> Tensor:
     return tau**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
 
 
-def attention_map(features: Tensor, *, p: float = 2.0, eps: float = 1e-12) -> Tensor:
-    """Return the normalised spatial attention map n = Q / max(||Q||_2, eps), Q = mean_c |F_c|^p.
-
-    (Zagoruyko, Komodakis, ICLR 2017, arXiv:1612.03928, section 3.1.)
-
-    Args:
-        features: (B, C, H, W).
-        p: power, above 0.
-        eps: smallest norm.
-
-    Returns:
-        (B, H, W), of norm 1 for each sample.
-    """
-    if features.ndim != 4:
-        raise UsageError(f"Attention maps are made of (B, C, H, W), got {tuple(features.shape)}.")
-    power = wide(features).abs().pow(p).mean(1)
-    return functional.normalize(power.flatten(1), dim=1, eps=eps).reshape(power.shape)
-
-
 def spatial_attention(student: Tensor, teacher: Tensor, *, p: float = 2.0, resize: bool = False) -> Tensor:
-    """Sum over pixels of (n_s - n_t)^2 of the normalised attention maps: between 0 and 4, for any numbers of channels.
+    """Sum over pixels of (n_s - n_t)^2 of the attention maps of norm 1: between 0 and 4, for any numbers of channels.
 
     The sum, not the mean over the grid, so that a weight means the same at every resolution.
 
     Args:
         student: (B, C, H, W).
-        teacher: (B, C', H, W), or its maps (B, H, W) made by `attention_map`.
+        teacher: (B, C', H, W), or its maps (B, H, W) made by `zoo_core.attention.attention_map`.
         p: power.
         resize: if the grids differ, average the larger one down to the smaller; else that is an error.
     """
-    ours = attention_map(student, p=p)
-    theirs = attention_map(teacher, p=p) if teacher.ndim == 4 else wide(teacher)
+    if student.ndim != 4 or teacher.ndim not in (3, 4):
+        raise UsageError(
+            f"Attention maps are made of (B, C, H, W), got {tuple(student.shape)} and {tuple(teacher.shape)}.",
+            "Take points of convolutions.",
+        )
+    ours = attention_map(student, p)
+    theirs = attention_map(teacher, p) if teacher.ndim == 4 else wide(teacher)
     if ours.shape[-2:] != theirs.shape[-2:] and resize:
         if teacher.ndim == 3:
             raise UsageError("Maps that are normalised already cannot be resized.", "Take points of equal stride.")
@@ -113,8 +100,8 @@ def spatial_attention(student: Tensor, teacher: Tensor, *, p: float = 2.0, resiz
 
 
 def _normalised_on(features: Tensor, p: float, grid: tuple[int, int]) -> Tensor:
-    power = functional.adaptive_avg_pool2d(wide(features).abs().pow(p).mean(1, keepdim=True), grid)[:, 0]
-    return functional.normalize(power.flatten(1), dim=1).reshape(power.shape)
+    power = functional.adaptive_avg_pool2d(attention_map(features, p, norm="none")[:, None], grid)
+    return attention_map(power, 1)  # of one channel, which is no less than 0: the norm alone is left to do
 
 
 def _distance(

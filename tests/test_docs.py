@@ -31,6 +31,7 @@ from zoo_core.catalog import load_object
 from zoo_core.cli.main import VERBS
 from zoo_core.io.packs import packs_root
 from zoo_core.testing.forked import ForkedZoo
+from zoo_forecast.options import ForecastOptions
 from zoo_htr.options import HTROptions
 from zoo_sr.options import SROptions
 
@@ -298,7 +299,7 @@ def names(requirements: list[str]) -> set[str]:
 
 def test_options_that_pages_name_exist() -> None:
     known = {option for command in commands() for param in command.params for option in param.opts}
-    for schema in (HTROptions, SROptions):
+    for schema in (ForecastOptions, HTROptions, SROptions):
         known |= {f"--{name.replace('_', '-')}" for name in schema.model_fields}
     known |= {"--debug", "--help", "--version"}
     for page in PAGES:

@@ -111,6 +111,28 @@ def test_an_item_of_one_row_takes_the_step_of_the_others(forecaster: Forecaster)
     assert out["timestamp"].tolist()[2:] == [pd.Timestamp("2024-02-01"), pd.Timestamp("2024-03-01")]
 
 
+def test_a_back_test_is_a_forecast_of_the_past(forecaster: Forecaster) -> None:
+    frame = a_frame()
+    frame.loc[10, "news"], frame.loc[50, "news"], frame.loc[56, "news"] = "Rain.", "A strike begins.", "It ends."
+    options: dict[str, Any] = {"prediction_length": 4, "num_samples": 5, "text_column": "news"}
+    tested = forecaster.cross_validation_df(frame, n_windows=3, step_size=2, **options)
+    assert list(tested.columns[:4]) == ["item_id", "timestamp", "cutoff", "target"]
+    assert len(tested) == 2 * 3 * 4
+    for day in ("2024-02-21", "2024-02-23", "2024-02-25"):
+        cutoff = pd.Timestamp(day)
+        window = tested[tested["cutoff"] == cutoff]
+        alone = forecaster.predict_df(frame[frame["timestamp"] <= cutoff], **options)
+        assert window["timestamp"].tolist() == alone["timestamp"].tolist()
+        np.testing.assert_allclose(window["0.9"], alone["0.9"], rtol=1e-5)
+        truth = frame.merge(window[["item_id", "timestamp"]], on=["item_id", "timestamp"])
+        assert sorted(window["target"]) == sorted(truth["target"])
+
+
+def test_an_item_too_short_for_the_windows_is_named(forecaster: Forecaster) -> None:
+    with pytest.raises(UsageError, match="Item 'b' has 60 points"):
+        forecaster.cross_validation_df(a_frame(), prediction_length=20, n_windows=3)
+
+
 def broken(change: str) -> pd.DataFrame:
     frame = a_frame()
     if change == "empty":

@@ -56,6 +56,7 @@ def test_quantiles_and_picture_are_written(tmp_path: Path, weights: Path) -> Non
     assert list(rows) == ["item_id", "timestamp", "target_name", "predictions", "0.1", "0.9"]
     assert rows["item_id"] == ["shop"] * 6 + ["web"] * 6
     assert rows["timestamp"][:2] == [datetime(2024, 1, 1), datetime(2024, 2, 1)]
+    assert "2024-01-01 00:00:00," in written.read_text()
     assert all(low < high for low, high in zip(rows["0.1"], rows["0.9"], strict=True))
     with pil.open(picture) as drawn:
         assert drawn.size == (WIDTH, 2 * HEIGHT)

@@ -181,6 +181,12 @@ class Forecaster:
 
         return predict_df(self, df, prediction_length=prediction_length, **options)
 
+    def cross_validation_df(self, df: Any, *, prediction_length: int, **options: Any) -> Any:
+        """Forecast a pandas frame's own past; arguments and result as of `zoo_forecast.frames.cross_validation_df`."""
+        from zoo_forecast.frames import cross_validation_df
+
+        return cross_validation_df(self, df, prediction_length=prediction_length, **options)
+
     def forget(self) -> None:
         """Forget the texts that were read, of which the newest ones are kept for later calls."""
         self._texts.clear()

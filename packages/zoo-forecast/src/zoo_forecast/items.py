@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class Item:
         name: its id, as the table has it.
         stamps: (L,) one step apart.
         values: (L,) float64; NaN where the table has none.
-        text: the newest that is there, or None.
+        texts: each with its place among the stamps, oldest first.
         step: between stamps.
         notes: what was done, a sentence each.
     """
@@ -64,9 +64,19 @@ class Item:
     name: Any
     stamps: Stamps
     values: Values
-    text: str | None
+    texts: tuple[tuple[int, str], ...]
     step: Step
     notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str | None:
+        """The newest text that is there, or None."""
+        return self.texts[-1][1] if self.texts else None
+
+    def until(self, count: int) -> Item:
+        """Return the first `count` points, with the texts that were known then: a forecaster's view in the past."""
+        known = tuple((place, text) for place, text in self.texts if place < count)
+        return replace(self, stamps=self.stamps[:count], values=self.values[:count], texts=known)
 
     def future(self, count: int) -> Stamps:
         """Return the next stamps."""
@@ -141,8 +151,8 @@ def _item(
     if missing:
         notes = (*notes, f"{missing} time stamps are missing: they count as missing values")
     whole = np.concatenate([stamps[:1], step.after(stamps[0], len(values) - 1, month_ends=are_month_ends(stamps))])
-    text = None
-    if columns.text is not None:
-        told = [cell for cell in table[columns.text][rows] if isinstance(cell, str) and cell.strip()]
-        text = told[-1] if told else None
-    return Item(name, whole, values, text, step, notes)
+    cells = table[columns.text][rows] if columns.text is not None else ()
+    texts = tuple(
+        (int(place), cell) for place, cell in zip(places, cells, strict=False) if isinstance(cell, str) and cell.strip()
+    )
+    return Item(name, whole, values, texts, step, notes)

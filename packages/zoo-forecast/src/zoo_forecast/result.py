@@ -65,6 +65,9 @@ class ForecastResult:
         horizon = self.options.horizon
         quantiles = self.forecast.quantiles(self.options.levels).transpose(0, 1).flatten(1).numpy()
         coming = np.concatenate([item.future(horizon) for item in self.items]).astype("datetime64[us]")
+        seconds = coming.astype("datetime64[s]")
+        if (seconds == coming).all():  # a file of text shows all digits that there are
+            coming = seconds
         columns: dict[str, Any] = {
             self.columns.item: arrow.array([item.name for item in self.items for _ in range(horizon)]),
             self.columns.stamp: arrow.array(coming),

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CARRY = ROOT / "carry"
 PACKS = Path(os.environ.get("ZOO_PACKS", ROOT.parent / "shared" / "data"))
 MISSING_THERE = ["pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"]
-NEEDED = {"zoo-sr": [], "zoo-htr": ["rapidfuzz"]}  # beside those, to train
+NEEDED = {"zoo-sr": [], "zoo-forecast": ["tokenizers"], "zoo-htr": ["rapidfuzz"]}  # beside those, to train
 SETUP = """\
 options="--no-index --no-deps --no-compile --no-cache-dir --upgrade"
 python3 -m pip install -q $options --target /tmp/site carry/wheels/*.whl || exit

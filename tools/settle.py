@@ -23,27 +23,39 @@ from zoo_core.catalog import CatalogEntry, find
 from zoo_core.train.record import RunRecord
 from zoo_core.weights.build import construct
 from zoo_core.weights.files import load_strict, read_tensors, sha256_of, write_tensors
-from zoo_core.weights.golden import make_golden
+from zoo_core.weights.golden import main_output, make_golden
 
 ROOT = Path(__file__).resolve().parents[1]
-SETS = ("set5", "set14")
-METRICS = ("psnr_y", "ssim_y")
+MEASURED = {  # packs and figures of each task
+    "super-resolution": (("set5", "set14"), ("psnr_y", "ssim_y")),
+    "handwriting-recognition": (("htr/lines/val.parquet",), ("cer", "wer")),
+}
 DIGITS = 4
-# Half precision must cost nothing: below a twentieth of a grey level, root mean square, on noise, its worst case.
-MOST_RMS = 0.05 / 255
+MOST_CHARACTERS = 100_000  # of one value in a record that is kept: figures, not the readings of every line
+# Half precision must cost nothing: root mean square on noise, its worst case, as a share of the output's range. For
+# images that is a twentieth of a grey level; logits have no range, and no text changes at a thousandth of the largest.
+MOST_RMS, MOST_RMS_OF_LOGITS = 0.05 / 255, 1e-3
 
 
 def halved(entry: CatalogEntry, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Round weights to half precision, and stop if the output shows it."""
-    module, rounded = construct(entry).eval(), {key: tensor.half() for key, tensor in tensors.items()}
+    module, rounded = (
+        construct(entry).eval(),
+        {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()},
+    )
     load_strict(module, tensors, what="the run")
     golden = make_golden(entry, module)
     load_strict(module, rounded, what="the rounded run")
-    low, high = entry.manifest.outputs.range or (0.0, 1.0)
+    if entry.manifest.outputs.range:
+        low, high = entry.manifest.outputs.range
+        size, most = high - low, MOST_RMS
+    else:
+        size, most = float(golden["output"].abs().max()), MOST_RMS_OF_LOGITS
     with torch.inference_mode():
-        rms = float((module(golden["input"]) - golden["output"]).square().mean().sqrt()) / (high - low)
-    print(f"half precision moves the output by {rms * 255:.4f} of 255, root mean square")
-    if rms > MOST_RMS:
+        moved = main_output(module(golden["input"])) - golden["output"]
+    rms = float(moved.square().mean().sqrt()) / size
+    print(f"half precision moves the output by {rms:.2g} of its range, root mean square")
+    if rms > most:
         sys.exit("that is too much; keep these weights in single precision")
     return rounded
 
@@ -53,14 +65,33 @@ def placeless(text: str) -> str:
     return re.sub(r"/[^\s\"]*/([^/\s\"]+/[^/\s\"]+\.safetensors)", r"\1", text)
 
 
-def measured(model: str, weights: Path, folder: Path) -> list[dict[str, Any]]:
+def manifest_text(manifest: dict[str, Any]) -> str:
+    """Write a manifest as people do: a list of numbers or characters on one line."""
+    lines: list[str] = []
+
+    def marked(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: marked(inner) for key, inner in value.items()}
+        if isinstance(value, list) and not any(isinstance(inner, dict | list) for inner in value):
+            lines.append(json.dumps(value, ensure_ascii=False))
+            return f"@list {len(lines) - 1}@"
+        return [marked(inner) for inner in value] if isinstance(value, list) else value
+
+    text = json.dumps(marked(manifest), indent=2, ensure_ascii=False) + "\n"
+    return re.sub(r'"@list (\d+)@"', lambda found: lines[int(found[1])], text)
+
+
+def measured(entry: CatalogEntry, weights: Path, folder: Path) -> list[dict[str, Any]]:
     """Evaluate on every set, keep the records, and return the figures as the manifest has them."""
-    figures = []
-    for name in SETS:
-        record = folder / f"eval-{name}.json"
+    figures, model = [], entry.manifest.id
+    packs, metrics = MEASURED[entry.manifest.task]
+    for name in packs:
+        record = folder / f"eval-{Path(name).stem}.json"
         command = ["zoo", "eval", model, "--data", name]
         subprocess.run([*command, "--weights", str(weights), "-o", str(record), "--overwrite"], check=True, cwd=ROOT)
         report = json.loads(record.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in report.items() if len(json.dumps(value)) < MOST_CHARACTERS}
+        record.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         figures += [
             {
                 "name": metric,
@@ -70,7 +101,7 @@ def measured(model: str, weights: Path, folder: Path) -> list[dict[str, Any]]:
                 "by": "ours",
                 "command": " ".join(command),
             }
-            for metric in METRICS
+            for metric in metrics
         ]
     return figures
 
@@ -82,39 +113,44 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--licence", default="Apache-2.0", help="of these weights")
     parser.add_argument("--trained-on", required=True, help="the data, in words, with their licences")
+    parser.add_argument("--beside", action="store_true", help="into models/ID, not into the wheel, for `--weights`")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="of a run that its time limit ended, as its record says"
+    )
     arguments = parser.parse_args()
     entry = find(arguments.model)
     model = entry.manifest.id
     record = RunRecord.model_validate_json((arguments.run / "record.json").read_text(encoding="utf-8"))
-    if record.status != "finished" or record.weights is None:
+    if (record.status != "finished" and not arguments.unfinished) or record.weights is None:
         sys.exit(f"{arguments.run}: this run is not finished ({record.status})")
 
     tensors, metadata = read_tensors(arguments.run / record.weights["file"])
-    target = entry.folder / "weights" / f"{model}.safetensors"
+    folder = ROOT / "models" / model
+    folder.mkdir(parents=True, exist_ok=True)
+    target = (folder if arguments.beside else entry.folder / "weights") / f"{model}.safetensors"
     target.parent.mkdir(exist_ok=True)
     write_tensors(target, halved(entry, tensors), {**metadata, "model": model}, overwrite=True)
 
-    folder = ROOT / "models" / model
-    folder.mkdir(parents=True, exist_ok=True)
     for source, name in (("record.json", "run.json"), ("recipe.resolved.yaml", "recipe.yaml")):
         (folder / name).write_text(placeless((arguments.run / source).read_text(encoding="utf-8")), encoding="utf-8")
 
     path = entry.folder / "manifests" / f"{model}.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest["weights"] = [
-        {
-            "source": "embedded",
-            "file": target.name,
-            "size_bytes": target.stat().st_size,
-            "sha256": sha256_of(target),
-            "licence": arguments.licence,
-            "trained_on": arguments.trained_on,
-        }
-    ]
+    weights = {
+        "source": "embedded",
+        "file": target.name,
+        "size_bytes": target.stat().st_size,
+        "sha256": sha256_of(target),
+        "licence": arguments.licence,
+        "trained_on": arguments.trained_on,
+    }
+    if not arguments.beside:
+        manifest["weights"] = [weights]
     others = [metric for metric in manifest.get("metrics", []) if metric["by"] != "ours"]
-    manifest["metrics"] = [*measured(model, target, folder), *others]
-    path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    subprocess.run(["zoo", "weights", "golden", model, "--overwrite"], check=True, cwd=ROOT)
+    manifest["metrics"] = [*measured(entry, target, folder), *others]
+    path.write_text(manifest_text(manifest), encoding="utf-8")
+    if not arguments.beside:
+        subprocess.run(["zoo", "weights", "golden", model, "--overwrite"], check=True, cwd=ROOT)
     print(f"{model}: {target.stat().st_size:,} bytes; now `uv run tools/cards.py` and tools/pages.py")
 
 

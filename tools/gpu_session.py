@@ -1,8 +1,8 @@
 """A session of training on borrowed GPUs: a table of stages, in commands of minutes, going on where the last stopped.
 
 Stages run in the order of the table, one on each GPU, as soon as the weights that they start or learn from are there.
-The first time, a dry run measures a step, and from the minutes in the table follows the number of steps, which
-`plan.json` then keeps. What is left follows from the runs' folder alone: a stage with a record is done, one with
+Where the table gives minutes, not steps, a dry run measures a step the first time, and the number of steps follows.
+`plan.json` keeps it. What is left follows from the runs' folder alone: a stage with a record is done, one with
 checkpoints goes on. Near the end of the time all stages get SIGTERM, save and exit.
 
 In $OUT lie at most 8 files of 16 MiB, 64 MiB in all: results.json, logs.tar.gz, weights-fp16.tar, and the runs' folder
@@ -41,12 +41,13 @@ class Stage:
     Args:
         name: of its folder.
         model: whose recipe it follows.
-        minutes: of steps on one GPU, from which their number follows; 0 if `like` says it.
+        minutes: of steps on one GPU, from which their number follows; 0 if `steps` or `like` says it.
         takes: recipe keys that name weights -> the stage that makes them.
         like: the stage whose number of steps it has, and with which it is compared.
         times: what that number is multiplied by.
         keys: further recipe keys.
         kept: whether its weights travel back; its record does in any case.
+        steps: their number, if it is known: no dry run then.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Stage:
     times: int = 1
     keys: tuple[str, ...] = ()
     kept: bool = True
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ class Session:
         """Settle the number of steps and the keys of a stage for good."""
         owned = (text.split(":", 1) for text in self.options.set)
         planned: dict[str, Any] = {"keys": [*stage.keys, *(key for owner, key in owned if owner == stage.name)]}
-        if stage.like:
+        if stage.steps:
+            planned["steps"] = stage.steps
+        elif stage.like:
             planned["steps"] = stage.times * self.plan[stage.like]["steps"]
         else:
             code, printed = self._run(stage, slot, [*keys, *planned["keys"], "--dry-run", "--format", "json"])

@@ -4,8 +4,10 @@
     python tools/pack_gpu.py htr/lines/train.parquet htr/lines/val.parquet htr-synthetic.parquet
     . carry/setup.sh && python tools/train_htr_gpu.py      # there, again until it says that nothing is left
 
-How: see gpu_session.py. Ablations have the steps of `short`, which is the student alone on less time, and change one
-thing each; results.json holds the differences of the character error rate on the split val.
+How: see gpu_session.py. The teacher's error rate on the split val is flat from 16,000 steps on. On an H100 a step of
+it takes 15 ms, of the student 13, of the taught student 18, after a minute or two of compiling. Ablations have the
+steps of `short`, which is the student alone on less time, and change one thing each; results.json holds the differences
+of the character error rate on the split val.
 
     python tools/train_htr_gpu.py --smoke --slots 2 --minutes 4      # a rehearsal on CPU
 """
@@ -26,8 +28,8 @@ def ablation(name: str, *keys: str, taught: bool = False) -> Stage:
 
 # What is to be published first, then what is claimed, then what explains it.
 STAGES = (
-    Stage("teacher", TEACHER, 11),
-    Stage("student", STUDENT, 7),
+    Stage("teacher", TEACHER, steps=20_000),
+    Stage("student", STUDENT, steps=20_000),
     Stage("student-taught", STUDENT, takes=TAUGHT, like="student"),
     *(Stage(f"student-{seed}", STUDENT, like="student", keys=(f"seed={seed}",)) for seed in (2, 3)),
     *(
@@ -35,7 +37,7 @@ STAGES = (
         for seed in (2, 3)
     ),
     *(Stage(f"teacher-{seed}", TEACHER, like="teacher", keys=(f"seed={seed}",)) for seed in (2, 3)),
-    Stage("short", STUDENT, 2.5, kept=False),
+    Stage("short", STUDENT, steps=8_000, kept=False),
     ablation("mhsa", "branches=mhsa"),
     ablation("proxima", "branches=proxima"),
     ablation("no-curriculum", "curriculum=false"),
@@ -48,7 +50,7 @@ STAGES = (
     ablation("kd-soft", "kd_frames=soft", taught=True),
     ablation("kd-no-features", "kd_features=0", taught=True),
     ablation("kd-quarter", "kd=0.25", "kd_end=0.25", taught=True),
-    ablation("kd-guided", "kd_guide=0.3", taught=True),
+    ablation("kd-guided", "kd_guide=0.3", "graph=false", taught=True),
     Stage("student-twice", STUDENT, like="student", times=2, kept=False),
 )
 TABLE = Table("zoo_htr", STAGES, metric="cer")

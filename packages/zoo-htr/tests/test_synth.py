@@ -156,13 +156,25 @@ def test_a_pack_of_lines_trains_and_a_line_depends_on_seed_and_number_alone(shop
         assert set(line.text) <= set(LETTERS) - ({"é"} if line.writer == "rods" else set())
         assert line.pixels.shape[0] == 64
         assert line.corpus == "synthetic-fr"
-    made = rows([Text.read(texts)], cached(cache), count=3, seed=2, alphabet=LETTERS)
+    made = rows([Text.read(texts)], cached(cache), numbers=range(3), seed=2, alphabet=LETTERS)
     by_name = {f"lines.parquet:{row['name']}": row for row in made}
     assert len(by_name) == 3
     for line in (*train, *val):
         if line.name in by_name:
             picture = Image.open(io.BytesIO(by_name[line.name]["image"])).convert("L")
             assert np.array_equal(np.asarray(picture), line.pixels)
+
+
+def test_lines_are_the_same_for_any_number_of_processes(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "cache", shop)
+    (tmp_path / "fr.txt").write_text("Le petit chat dort dans la grande maison, loin de tout. Anne dort aussi.\n" * 5)
+    texts, faces = [Text.read(tmp_path / "fr.txt")], cached(tmp_path / "cache")
+    monkeypatch.setattr(synth, "PART", 3)
+    one, two = (synth.drawn(texts, faces, count=8, seed=5, alphabet=LETTERS, jobs=jobs) for jobs in (1, 2))
+    assert len(one) > 4
+    assert one == two
 
 
 def test_ink_stands_where_letters_are(shop: str, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Collection, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ SHORTEST, LONGEST = 25, 70  # characters
 WIDEST = 1900  # columns, so that there is room to widen a line
 SIZE = 56  # pixels a font is drawn at, before a line is scaled down
 QUALITY = 12  # of WebP: 2 kB a line; what it blurs, augmentation blurs as well
+PART = 250  # lines that a process draws at a time
 HELD_OUT_SHARE = 0.03  # of the lines are written with the fonts that are kept from training: the split val
 MONTHS = {
     "fr": ("janvier", "février", "mars", "avril", "mai", "juin", "juillet", "août", "septembre", "octobre", "novembre",
@@ -154,19 +157,19 @@ def _word(word: str, font: ImageFont.FreeTypeFont, tracking: float, angle: float
 
 
 def rows(
-    texts: list[Text], faces: list[CachedFont], *, count: int, seed: int, alphabet: Collection[str]
-) -> Iterator[Any]:
-    """Yield the rows of a pack; row i is a function of (seed, i).
+    texts: list[Text], faces: list[CachedFont], *, numbers: range, seed: int, alphabet: Collection[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield rows of a pack; row i is a function of (seed, i).
 
     Args:
         texts: languages; they take turns.
         faces: fonts.
-        count: how many rows.
+        numbers: which rows.
         seed: of all draws.
         alphabet: characters that may occur.
     """
     kept, known = [f for f in faces if f.font.held_out], [f for f in faces if not f.font.held_out]
-    for number in range(count):
+    for number in numbers:
         chance = random.Random(f"{seed} {number}")  # noqa: S311 (pictures, not secrets)
         held_out = bool(kept) and (not known or chance.random() < HELD_OUT_SHARE)
         face, text = chance.choice(kept if held_out else known), texts[number % len(texts)]
@@ -187,6 +190,24 @@ def rows(
         }
 
 
+def drawn(
+    texts: list[Text], faces: list[CachedFont], *, count: int, seed: int, alphabet: Collection[str], jobs: int
+) -> list[dict[str, Any]]:
+    """Return the first `count` rows, drawn by `jobs` processes; the rows are the same for any number of them."""
+    parts = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
+    if jobs == 1:
+        return [row for part in parts for row in rows(texts, faces, numbers=part, seed=seed, alphabet=alphabet)]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(_listed, texts, faces, part, seed, alphabet) for part in parts]
+        return [row for part in waiting for row in part.result()]
+
+
+def _listed(
+    texts: list[Text], faces: list[CachedFont], numbers: range, seed: int, alphabet: Collection[str]
+) -> list[dict[str, Any]]:
+    return list(rows(texts, faces, numbers=numbers, seed=seed, alphabet=alphabet))
+
+
 def write_pack(path: Path, table: list[dict[str, Any]], *, overwrite: bool) -> None:
     """Write rows as a parquet pack, whole or not at all."""
     import pyarrow
@@ -204,16 +225,25 @@ def write_pack(path: Path, table: list[dict[str, Any]], *, overwrite: bool) -> N
 @click.option("--text", "texts", multiple=True, help="A file of paragraphs; default htr/text/fr.txt and en.txt.")
 @click.option("--fonts", type=click.Path(path_type=Path, file_okay=False), help="Folder; default ZOO_FONTS.")
 @click.option("--model", default="htr-jand-teacher", show_default=True, help="Whose alphabet bounds the characters.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Processes that draw.")
 @click.option("--overwrite", is_flag=True, help="Replace the pack.")
 def main(
-    pack: Path, *, count: int, seed: int, texts: tuple[str, ...], fonts: Path | None, model: str, overwrite: bool
+    pack: Path,
+    *,
+    count: int,
+    seed: int,
+    texts: tuple[str, ...],
+    fonts: Path | None,
+    model: str,
+    jobs: int,
+    overwrite: bool,
 ) -> None:
     """Draw synthetic lines into the parquet file PACK."""
     try:
         languages = [Text.read(find_pack(name)) for name in texts or ("htr/text/fr.txt", "htr/text/en.txt")]
         alphabet = find(model).manifest.config["alphabet"]
-        made = rows(languages, cached(fonts or cache_folder()), count=count, seed=seed, alphabet=alphabet)
-        table = list(made)
+        faces = cached(fonts or cache_folder())
+        table = drawn(languages, faces, count=count, seed=seed, alphabet=alphabet, jobs=jobs)
         write_pack(pack, table, overwrite=overwrite)
     except ZooError as error:
         raise click.ClickException(str(error)) from error

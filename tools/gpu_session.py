@@ -1,6 +1,7 @@
 """A session of training on borrowed GPUs: a table of stages, in commands of minutes, going on where the last stopped.
 
 Stages run in the order of the table, one on each GPU, as soon as the weights that they start or learn from are there.
+With `--slots 2` there are two on each: they share its time, and one trains while the other loads and compiles.
 Where the table gives minutes, not steps, a dry run measures a step the first time, and the number of steps follows.
 `plan.json` keeps it. What is left follows from the runs' folder alone: a stage with a record is done, one with
 checkpoints goes on. Near the end of the time all stages get SIGTERM, save and exit.
@@ -322,7 +323,7 @@ def options_of(table: Table, arguments: list[str] | None = None, *, description:
     parser.add_argument("--state", default="carry/state", help="folder with what an earlier machine sent back")
     parser.add_argument("--out", default=os.environ.get("OUT", "out"), help="folder of what travels back ($OUT)")
     parser.add_argument("--smoke", action="store_true", help="seconds a stage, on made-up data")
-    parser.add_argument("--slots", type=int, default=1, help="stages at a time where there is no GPU")
+    parser.add_argument("--slots", type=int, default=1, help="stages at a time on each GPU, or without one")
     options = parser.parse_args(arguments)
     known = {stage.name for stage in table.stages}
     for text in options.set:
@@ -343,7 +344,7 @@ def main(table: Table, *, description: str) -> int:
         unpack(Path(options.state), runs)
         say(f"went on from {options.state}")
     session = Session(table, options)
-    workers = [threading.Thread(target=session.work, args=(slot,)) for slot in gpus() or [""] * options.slots]
+    workers = [threading.Thread(target=session.work, args=(slot,)) for slot in (gpus() or [""]) * options.slots]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from zoo_core.catalog import find
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 # what an evaluation compares with unasked
@@ -61,16 +63,23 @@ def evaluation(record: dict[str, Any]) -> Iterator[str]:
     half = "" if precision == "fp32" else f" --precision {precision}"
     yield f"\n### {model} on {dataset}{half and f', {precision}'}\n"
     peers = "".join(f" --against {name}" for name in record["against"] if name not in ALWAYS)
-    yield f"`zoo eval {model} --data {dataset}{peers}{half}`: {record['n']} images, protocol {record['protocol']}.\n"
-    metrics = [name for name in record["intervals"] if name in record]
-    rows = [["way", *metrics, *(f"ours minus this, {name} (95 %)" for name in metrics)]]
+    told = [metric for metric in find(model).manifest.metrics if Path(metric.dataset).stem == dataset]
+    data = told[0].dataset if told else dataset
+    beside = f"models/{model}/{model}.safetensors"
+    weights = f" --weights {beside}" if (ROOT / beside).is_file() else ""
+    command = f"zoo eval {model} --data {data}{weights}{peers}{half}"
+    yield f"`{command}`: {record['n']} examples, protocol {record['protocol']}.\n"
+    worth = {metric.name for metric in told} or set(record["intervals"])
+    metrics = [name for name in record["intervals"] if name in record and name in worth]
+    gaps = [f"ours minus this, {name} (95 %)" for name in metrics if record["against"]]
+    rows = [["way", *metrics, *gaps]]
     for name, way in record["against"].items():
         cells = [f"{way['metrics'][metric]:.5g}" for metric in metrics]
         for metric in metrics:
             d = way["ours_minus_this"].get(metric)
             cells.append(f"{d['mean']:+.4f} ({d['low']:+.4f} to {d['high']:+.4f})" if d else "")
         rows.append([name, *cells])
-    rows.append(["**ours**", *(f"**{record[metric]:.5g}**" for metric in metrics), *("" for _ in metrics)])
+    rows.append(["**ours**", *(f"**{record[metric]:.5g}**" for metric in metrics), *("" for _ in gaps)])
     yield from table(rows)
     for check in record["checks"]:
         detail = f" ({check['detail']})" if check["detail"] else ""

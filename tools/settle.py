@@ -88,7 +88,13 @@ def measured(entry: CatalogEntry, weights: Path, folder: Path) -> list[dict[str,
     for name in packs:
         record = folder / f"eval-{Path(name).stem}.json"
         command = ["zoo", "eval", model, "--data", name]
-        subprocess.run([*command, "--weights", str(weights), "-o", str(record), "--overwrite"], check=True, cwd=ROOT)
+        if weights.is_relative_to(ROOT / "models"):
+            command += ["--weights", str(weights.relative_to(ROOT))]
+        subprocess.run(
+            ["zoo", "eval", model, "--data", name, "--weights", str(weights), "-o", str(record), "--overwrite"],
+            check=True,
+            cwd=ROOT,
+        )
         report = json.loads(record.read_text(encoding="utf-8"))
         kept = {key: value for key, value in report.items() if len(json.dumps(value)) < MOST_CHARACTERS}
         record.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

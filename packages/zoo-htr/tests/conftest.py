@@ -11,13 +11,12 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-MODEL = "htr-jand-student"
-
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fresh weights: what is read is nonsense, where it is read and what becomes of it is not."""
     import torch
+    from page_data import MODEL
 
     from zoo_core.catalog import find
     from zoo_core.weights.build import construct
@@ -33,6 +32,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def opened(weights: Path) -> Callable[..., Any]:
     """Open the student with these weights and options of the test's choice."""
+    from page_data import MODEL
+
     from zoo_core.predict import load
 
     def make(**options: Any) -> Any:

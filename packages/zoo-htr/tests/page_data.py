@@ -15,6 +15,7 @@ from zoo_htr.pages.model import PageFile
 from zoo_htr.pages.read import read_pages
 from zoo_htr.result import HTRResult
 
+MODEL = "htr-jand-student"
 ROOT = packs_root()
 PAGES = ROOT / "htr" / "pages" if ROOT is not None else None
 XML = sorted(PAGES.glob("*.xml")) if PAGES is not None else []

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import MODEL
-from page_data import page_picture, save, texts
+from page_data import MODEL, page_picture, save, texts
 from PIL import Image
 
 from zoo_core.catalog import find

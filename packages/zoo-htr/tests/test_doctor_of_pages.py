@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MODEL
+from page_data import MODEL
 
 from zoo_htr.doctor import better_turned, examine, turned_readings
 

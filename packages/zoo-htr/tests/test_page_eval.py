@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MODEL
 from hypothesis import given
 from hypothesis import strategies as st
-from page_data import LINES, alto, save
+from page_data import LINES, MODEL, alto, save
 from rapidfuzz.distance import Levenshtein
 
 from zoo_htr.page_eval import bag_edits, match_baselines, pages_of, score_page

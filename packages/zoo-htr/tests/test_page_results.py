@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODEL
 from lxml import etree
-from page_data import LINES, PAGES, alto, needs_pages, page_picture, read_path, save, texts
+from page_data import LINES, MODEL, PAGES, alto, needs_pages, page_picture, read_path, save, texts
 from PIL import Image
 from torch import Tensor
 

@@ -31,7 +31,7 @@ the outputs have been compared.
 SPEED = """
 ## How fast
 
-On a CPU the default is `packed stages`: the network cut at its gates, in oneDNN's own operators. OpenVINO is not the
+Super-resolution on a CPU takes `packed stages`: the network cut at its gates, in oneDNN's own operators. OpenVINO is not the
 default where it is installed, for three reasons that `zoo bench imdn-x4 --against openvino` and `uv run --with
 openvino tools/bench_stages.py` show. It calls the same oneDNN convolutions, so on a whole image it saves only what
 lies between them. Cut at the gates, as tiles need it, it is slower than packed stages, as every stage hands its maps

@@ -31,8 +31,8 @@ the outputs have been compared.
 SPEED = """
 ## How fast
 
-Super-resolution on a CPU takes `packed stages`: the network cut at its gates, in oneDNN's own operators. OpenVINO is not the
-default where it is installed, for three reasons that `zoo bench imdn-x4 --against openvino` and `uv run --with
+Super-resolution on a CPU takes `packed stages`: the network cut at its gates, in oneDNN's own operators. OpenVINO is
+not the default where it is installed, for three reasons that `zoo bench imdn-x4 --against openvino` and `uv run --with
 openvino tools/bench_stages.py` show. It calls the same oneDNN convolutions, so on a whole image it saves only what
 lies between them. Cut at the gates, as tiles need it, it is slower than packed stages, as every stage hands its maps
 over. And it converts the network first, which takes longer than an image of this size. Its lead on whole images is

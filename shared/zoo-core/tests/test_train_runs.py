@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from train_parts import Line, line_recipe
 
 from zoo_core.config import load_recipe
@@ -101,12 +101,34 @@ def assert_same_losses(one: Path, two: Path, *, rel: float, after: int = 0) -> N
         assert second[step] == pytest.approx(first[step], rel=rel, abs=rel)
 
 
+class Parted(Line):
+    """Compiled part by part."""
+
+    def __init__(self, recipe: TrainRecipe) -> None:
+        super().__init__(recipe)
+        self.network = self.module
+
+    def parts(self) -> list[nn.Module]:
+        return [self.network]
+
+
 @pytest.mark.slow
-def test_compiled_trains_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", [Line, Parted])
+def test_compiled_trains_the_same(tmp_path: Path, task: type[Line]) -> None:
     for name, keys in {"plain": {}, "compiled": {"compile": True}}.items():
         recipe = line_recipe(steps=20, **keys)
-        fit(Line(recipe), recipe, tmp_path / name)
+        fit(task(recipe), recipe, tmp_path / name)
     assert_same_losses(tmp_path / "plain", tmp_path / "compiled", rel=1e-3)
+
+
+def test_only_the_parts_that_a_task_names_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda part, **how: compiled.append(part))
+    monkeypatch.setattr(torch, "compile", lambda whole: pytest.fail("the whole was compiled"))
+    recipe = line_recipe(steps=2, compile=True)
+    task = Parted(recipe)
+    fit(task, recipe, tmp_path / "run")
+    assert compiled == [task.network]
 
 
 @pytest.mark.gpu

@@ -28,16 +28,17 @@ def ablation(name: str, *keys: str, taught: bool = False) -> Stage:
 
 # What is to be published first, then what is claimed, then what explains it.
 STAGES = (
-    Stage("teacher", TEACHER, steps=20_000),
-    Stage("student", STUDENT, steps=20_000),
+    Stage("teacher", TEACHER, steps=16_000),
+    Stage("student", STUDENT, steps=16_000),
     Stage("student-taught", STUDENT, takes=TAUGHT, like="student"),
+    Stage("student-taught-quarter", STUDENT, takes=TAUGHT, like="student", keys=("kd=0.25", "kd_end=0.25")),
     *(Stage(f"student-{seed}", STUDENT, like="student", keys=(f"seed={seed}",)) for seed in (2, 3)),
     *(
         Stage(f"student-taught-{seed}", STUDENT, takes=TAUGHT, like=f"student-{seed}", keys=(f"seed={seed}",))
         for seed in (2, 3)
     ),
     *(Stage(f"teacher-{seed}", TEACHER, like="teacher", keys=(f"seed={seed}",)) for seed in (2, 3)),
-    Stage("short", STUDENT, steps=8_000, kept=False),
+    Stage("short", STUDENT, steps=5_000, kept=False),
     ablation("mhsa", "branches=mhsa"),
     ablation("proxima", "branches=proxima"),
     ablation("no-curriculum", "curriculum=false"),

@@ -28,8 +28,8 @@ def ablation(name: str, *keys: str, taught: bool = False) -> Stage:
 
 # What is to be published first, then what is claimed, then what explains it.
 STAGES = (
-    Stage("teacher", TEACHER, steps=16_000),
-    Stage("student", STUDENT, steps=16_000),
+    Stage("teacher", TEACHER, steps=14_000),
+    Stage("student", STUDENT, steps=14_000),
     Stage("student-taught", STUDENT, takes=TAUGHT, like="student"),
     Stage("student-taught-quarter", STUDENT, takes=TAUGHT, like="student", keys=("kd=0.25", "kd_end=0.25")),
     *(Stage(f"student-{seed}", STUDENT, like="student", keys=(f"seed={seed}",)) for seed in (2, 3)),

@@ -93,7 +93,7 @@ def test_what_a_cpu_cannot_do_is_refused(keys: dict[str, Any], message: str) -> 
 
 
 def by_inductor(test: Any) -> Any:
-    """Give PyTorch's compiler its time, and show what it says of a machine (no tf32, no libdevice): no fault of ours."""
+    """Give PyTorch's compiler its time, and only show what it says of a machine (no tf32, no libdevice)."""
     return pytest.mark.timeout(300)(pytest.mark.filterwarnings("default")(test))
 
 

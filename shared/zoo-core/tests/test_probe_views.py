@@ -184,6 +184,30 @@ def test_edits_are_what_they_are_to_the_map(make: Callable[[], nn.Module]) -> No
     assert torch.equal(net(TOKENS), plain[1])
 
 
+def second(x: Tensor) -> Tensor:
+    return torch.arange(len(x)) % 2 == 1
+
+
+@families
+def test_an_edit_of_some_samples_is_two_calls_in_one(make: Callable[[], nn.Module]) -> None:
+    net = make()
+    point = Point("attn", "head_out")
+
+    def out(*edits: Edit) -> Tensor:
+        probe = Probe(net, {}, edits)
+        seen = probe(TOKENS)
+        probe.remove()
+        return seen.out[0] if isinstance(seen.out, tuple) else seen.out
+
+    plain = out()
+    for change in (ScaleHeads((1.0, 0.0, 2.0, 0.5)), TowardValue((0.0, 1.0, 0.3, 0.0)), torch.neg):
+        some = out(Edit(point, change, when=second))
+        whole = out(Edit(point, change))
+        assert torch.equal(some[0], plain[0])
+        assert torch.equal(some[1], whole[1])
+        assert not torch.equal(some[1], plain[1])
+
+
 def test_a_bias_of_keys_joins_the_mask_of_torchs_attention() -> None:
     net = Torch(batch_first=True)
     bias = torch.tensor([0.0, 1.0, -2.0, 0.0, 0.5, 0.0, 3.0])
@@ -204,6 +228,11 @@ def test_edits_that_do_not_fit_are_refused() -> None:
         Probe(net, {}, [Edit(Point("attn", "q"), torch.tanh)])
     with pytest.raises(UsageError, match="acts at head_out"):
         Probe(net, {}, [Edit(Point("attn"), TowardValue((0.0,) * 4))])
+    some = Edit(Point("attn", "head_out"), torch.neg, when=lambda x: x[:, :, 0, 0] > 0)
+    with pytest.raises(UsageError, match=r"`when` gave \(2, 4\).*for 2 samples"):
+        Probe(timm_attention(), {}, [some])(TOKENS)
+    with pytest.raises(UsageError, match="for all samples"):
+        Edit(Point("attn"), KeyBias((0.0,) * 7), when=second)
 
 
 def test_edits_are_values() -> None:

@@ -11,7 +11,7 @@ sample does not depend on batch mates. `zoo_core.distill.records` says how numbe
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -300,7 +300,7 @@ class TeacherCache:
         )
 
 
-def write_cache(cache: TeacherCache, teacher: Any, batches: Iterable[Any], *, keys: Any, inputs: Any) -> Iterator[int]:
+def write_cache(cache: TeacherCache, teacher: Any, batches: Iterable[Any], *, keys: Any, inputs: Any) -> Generator[int]:
     """Fill a cache from batches, going on where a killed writer stopped; yields how many samples it has after each.
 
     Args:
@@ -310,11 +310,13 @@ def write_cache(cache: TeacherCache, teacher: Any, batches: Iterable[Any], *, ke
         keys: batch -> names of its samples.
         inputs: batch -> what the teacher sees.
     """
-    for batch in batches:
-        if cache.missing(keys(batch)):
-            cache.add(keys(batch), teacher.compute(inputs(batch)))
-        yield len(cache)
-    cache.flush()
+    try:
+        for batch in batches:
+            if cache.missing(keys(batch)):
+                cache.add(keys(batch), teacher.compute(inputs(batch)))
+            yield len(cache)
+    finally:  # also where the caller stops asking
+        cache.flush()
 
 
 def _table(places: dict[Name, tuple[int, int]]) -> pa.Table:

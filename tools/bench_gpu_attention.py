@@ -33,7 +33,8 @@ from torch import Tensor
 
 from zoo_core.attention import Causal, Distance, LowRank, Padding, Window, attend, explain
 from zoo_core.attention.biases import Bias
-from zoo_core.attention.blockwise import Circle2D, StridedBlock
+from zoo_core.attention.blockwise import StridedBlock
+from zoo_core.attention.grids import Circle2D
 from zoo_core.attention.masks import Mask
 from zoo_core.attention.papers.grouped_differential import sharing
 from zoo_core.bench import BenchReport, Limits, NotRun, Way, compare

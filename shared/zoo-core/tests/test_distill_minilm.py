@@ -14,6 +14,7 @@ from zoo_core.distill.losses.features import mse
 from zoo_core.distill.losses.relations import relation_kl
 from zoo_core.distill.minilm import minilm, points
 from zoo_core.errors import UsageError
+from zoo_core.nn.number_format import number_format
 
 WAYS = ("explicit", "blocks", "fused")
 
@@ -90,6 +91,38 @@ def test_what_is_kept_for_the_backward_pass_grows_with_the_tokens_and_not_with_t
     for way in ("blocks", "fused"):
         assert kept(256, way) <= 2 * kept(128, way)
     assert kept(256, "explicit") > 3.5 * kept(128, "explicit")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("way", ["blocks", "fused"])
+def test_memory_on_a_device_grows_with_the_tokens_and_not_with_their_square(way: Any) -> None:
+    def peak(tokens: int) -> int:
+        given = [[x.cuda() for x in pair(2, 4, tokens, 64, seed=s, dtype=torch.float32)] for s in (0, 1)]
+        student = tuple(x.requires_grad_() for x in given[0])
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        torch.autograd.grad(relation_kl(student, tuple(given[1]), way=way).sum(), student)  # type: ignore[arg-type]
+        return torch.cuda.max_memory_allocated() - before
+
+    assert peak(4096) < 2.3 * peak(2048)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tf32_of_the_run_does_not_reach_the_gradient() -> None:
+    teacher = [x.cuda() for x in pair(1, 2, 64, 16, seed=0)]
+    near = [x + 0.01 * d.cuda() for x, d in zip(teacher, pair(1, 2, 64, 16, seed=1), strict=True)]
+
+    def gradient(dtype: torch.dtype) -> list[Tensor]:
+        student = tuple(x.to(dtype).requires_grad_() for x in near)
+        value = relation_kl(student, tuple(x.to(dtype) for x in teacher))  # type: ignore[arg-type]
+        return [g.double() for g in torch.autograd.grad(value.sum(), student)]
+
+    with number_format("tf32"):
+        ours, exact = gradient(torch.float32), gradient(torch.float64)
+    for a, b in zip(ours, exact, strict=True):
+        assert float((a - b).norm() / b.norm()) < 1e-4
 
 
 def test_shared_keys_and_one_tensor_as_both_sides() -> None:

@@ -167,6 +167,7 @@ def test_edits_are_what_they_are_to_the_map(kv_heads: int) -> None:
     # no effect is no change of a bit
     assert torch.equal(edited(), net(X))
     assert torch.equal(edited(Edit(out, ScaleHeads((1.0,) * 4))), net(X))
+    assert torch.equal(edited(Edit(out, torch.neg, heads=())), net(X))
 
 
 @pytest.mark.parametrize("backend", ["reference", "chunked", "sdpa", "flex"])

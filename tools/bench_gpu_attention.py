@@ -1,6 +1,6 @@
 """Time attention on CUDA, in bf16: SDPA, FlexAttention, plain and compiled formula, our band kernel, and the floor.
 
-    python tools/bench_gpu_attention.py [--case NAME ...] [--rounds N] [--limit SECONDS] [--forward] [--tiles]
+    python tools/bench_gpu_attention.py [--case NAME ...] [--rounds N] [--limit SECONDS] [--forward] [--cold] [--tiles]
         [--json FOLDER]
     python tools/bench_gpu_attention.py --tiny        the same on the CPU with small sizes, to see that it runs
 
@@ -44,6 +44,7 @@ LIMITS = Limits(most=0.15, share=1.0, rms=0.02)  # bf16 in and out, values of or
 EAGER_MOST = 1 << 28  # scores of the plain formula all at once
 COMPILED = ("flex", "formula, compiled")
 CASE_SECONDS = 4.0  # after which no further round begins
+CACHE_BYTES = 1 << 28  # more than any device's cache holds
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=90, metavar="SECONDS", help="after which no case begins")
     parser.add_argument("--workers", type=int, default=min(8, (os.cpu_count() or 1) // 2), help="that compile first")
     parser.add_argument("--forward", action="store_true", help="only the forward pass")
+    parser.add_argument("--cold", action="store_true", help="empty the device's cache before each run")
     parser.add_argument("--tiles", action="store_true", help="try other tiles of the band kernel, forward only")
     parser.add_argument("--tiny", action="store_true", help="small sizes on the CPU")
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="keep the records there")
@@ -268,7 +270,7 @@ def main() -> None:
             print(f"{record['model']}: {record['error'][:500]}", end="\n\n", flush=True)
         if options.json:
             options.json.mkdir(parents=True, exist_ok=True)
-            name = f"bench-attention-{case.name}-{'train' if train else 'forward'}.json"
+            name = f"bench-attention-{case.name}-{'train' if train else 'forward'}{'-cold' * options.cold}.json"
             text = json.dumps(record, indent=1, default=_plain)
             (options.json / name).write_text(text + "\n", encoding="utf-8")
         torch.compiler.reset()
@@ -314,10 +316,12 @@ def bench(case: Case, device: torch.device, options: argparse.Namespace, *, trai
         found,
         reference=way("formula by blocks, fp32", inputs.by("chunked")),
         model=f"attention: {case.name}",
-        size=f"{' x '.join(map(str, case.shape))}, {told.density:.0%} of the tiles, {what}",
+        size=f"{' x '.join(map(str, case.shape))}, {told.density:.0%} of the tiles, {what}"
+        + (", caches emptied" if options.cold else ""),
         device=device,
         rounds=options.rounds,
         at_most=CASE_SECONDS,
+        between=torch.empty(CACHE_BYTES, dtype=torch.uint8, device=device).zero_ if options.cold else None,
         flops=round(told.flops * (3.5 if train else 1)),
         moved_bytes=2 * told.moved_bytes * (3 if train else 1),  # compare counts in fp32 and halves for bf16
         not_run=missing,

@@ -93,3 +93,24 @@ def test_flex_attention_is_compiled_for_more_kinds_than_pytorch_keeps_by_default
         q = torch.randn(1, 1, tokens, 16)
         out = flex.compiled(q, q, q)  # with fullgraph it would refuse, not fall back
         torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(q, q, q))
+
+
+def test_flex_attention_is_compiled_once_for_a_kind_of_mask_and_not_for_its_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._dynamo.utils import counters
+    from torch.nn.attention.flex_attention import flex_attention
+
+    torch.compiler.reset()
+    strict: Callable[..., Any] = torch.compile(flex_attention, dynamic=False, fullgraph=True, backend="eager")
+    monkeypatch.setattr(flex, "_compiled", lambda: strict)
+    monkeypatch.setattr(flex, "uncompiled", flex.compiled)
+    counters.clear()
+    q = torch.randn(2, 2, 150, 16)
+    for length in (150, 80, 20):
+        options: dict[str, Any] = {
+            "mask": Causal() & Padding([150, length]), "bias": Distance("laplace", torch.rand(2)),
+        }  # fmt: skip
+        out = attend(q, q, q, backend="flex", **options).out
+        torch.testing.assert_close(out, attend(q, q, q, backend="reference", **options).out)
+    assert counters["stats"]["unique_graphs"] == 1

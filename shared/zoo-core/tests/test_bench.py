@@ -55,6 +55,18 @@ def test_a_way_that_fails_is_said_and_the_others_run() -> None:
         bench(way("b", failing))
 
 
+def test_what_stands_between_runs_is_not_timed() -> None:
+    calls = []
+
+    def between() -> None:
+        calls.append(1)
+        time.sleep(0.02)
+
+    report = bench(way("a", lambda: 1.0), way("b", lambda: 1.0), rounds=3, between=between)
+    assert len(calls) == 6
+    assert min(report.timings[0].seconds + report.timings[1].seconds) < 0.02
+
+
 def test_it_ends_when_the_time_is_over() -> None:
     report = bench(way("a", lambda: time.sleep(0.01) or 1.0), rounds=1000, at_most=0.05)  # type: ignore[func-returns-value]
     assert 1 <= len(report.timings[0].seconds) < 100

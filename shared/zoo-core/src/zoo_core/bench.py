@@ -211,6 +211,7 @@ def compare(
     rounds: int,
     reference: Way | None = None,
     at_most: float = math.inf,
+    between: Callable[[], object] | None = None,
     flops: int | None = None,
     moved_bytes: int = 0,
     not_run: Sequence[NotRun] = (),
@@ -226,6 +227,7 @@ def compare(
         rounds: how often each way runs after its first call.
         reference: computes what all outputs are compared with, and is not timed.
         at_most: seconds after which no further round begins.
+        between: called before each timed run and not timed: to empty a device's cache, say.
         flops: operations of one run, 2 a multiply-add, for the floor; None for no floor.
         moved_bytes: what one fp32 run must at least read and write; half of it counts for half precision.
         not_run: ways that the caller could not make.
@@ -276,6 +278,8 @@ def compare(
         if time.perf_counter() - start > at_most:
             break
         for way in timed:
+            if between is not None:
+                between()
             seconds[way.name].append(_seconds(way.run, device))
             step()
     loads.append(_load())

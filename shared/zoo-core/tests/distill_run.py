@@ -137,7 +137,7 @@ class Lesson:
         assert self.teacher.cache is not None
         batches = ({"x": self.x[rows], "id": rows} for rows in torch.arange(SAMPLES).split(16))
         cache = self.teacher.cache
-        for done in write_cache(cache, self.teacher, batches, keys=lambda b: b["id"], inputs=lambda b: b["x"]):
+        for done in write_cache(cache, self.teacher, batches, keys="id"):
             yield done, SAMPLES
 
     def optimizer(self) -> torch.optim.Optimizer:

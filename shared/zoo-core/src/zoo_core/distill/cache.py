@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from zoo_core.distill.batches import Pick, pick
 from zoo_core.distill.records import Form, Name, decoded, encoded, named, together
 from zoo_core.distill.targets import pack, unpack
 from zoo_core.errors import InputError, ZooError
@@ -300,20 +301,24 @@ class TeacherCache:
         )
 
 
-def write_cache(cache: TeacherCache, teacher: Any, batches: Iterable[Any], *, keys: Any, inputs: Any) -> Generator[int]:
+def write_cache(
+    cache: TeacherCache, teacher: Any, batches: Iterable[Any], *, keys: Pick, lengths: Pick | None = None
+) -> Generator[int]:
     """Fill a cache from batches, going on where a killed writer stopped; yields how many samples it has after each.
 
     Args:
         cache: where to.
-        teacher: a `Teacher` without a cache.
+        teacher: a `Teacher`; its `inputs` say what it sees of a batch.
         batches: of all samples.
-        keys: batch -> names of its samples.
-        inputs: batch -> what the teacher sees.
+        keys: which part of a batch names its samples.
+        lengths: which part tells the frames of each sample; the cache then keeps no padding.
     """
     try:
         for batch in batches:
-            if cache.missing(keys(batch)):
-                cache.add(keys(batch), teacher.compute(inputs(batch)))
+            names = pick(batch, keys)
+            if cache.missing(names):
+                frames = None if lengths is None else pick(batch, lengths)
+                cache.add(names, teacher.compute(pick(batch, teacher.inputs)), lengths=frames)
             yield len(cache)
     finally:  # also where the caller stops asking
         cache.flush()

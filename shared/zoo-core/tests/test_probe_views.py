@@ -13,6 +13,7 @@ from torch.nn import functional
 from zoo_core.attention import Attention
 from zoo_core.attention.papers.mixture_of_heads import MixtureOfHeads
 from zoo_core.errors import UsageError
+from zoo_core.nn.number_format import number_format
 from zoo_core.probe import Edit, KeyBias, Point, Probe, ScaleHeads, TowardValue, attention_view
 from zoo_core.probe.listing import places
 
@@ -185,7 +186,7 @@ def test_edits_are_what_they_are_to_the_map(make: Callable[[], nn.Module]) -> No
 
 
 def second(x: Tensor) -> Tensor:
-    return torch.arange(len(x)) % 2 == 1
+    return torch.arange(len(x), device=x.device) % 2 == 1
 
 
 @families
@@ -258,6 +259,35 @@ def test_a_whole_vision_transformer_compiled_and_not() -> None:
     attended = functional.scaled_dot_product_attention(*(seen.at[what] for what in ("q", "k", "v")))
     torch.testing.assert_close(attended, seen.at["head_out"], atol=1e-5, rtol=1e-5)
     assert all(torch.equal(seen.at[name], compiled.at[name]) for name in seen.at)
+
+
+def by_inductor(device: str) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3).eval().to(device)
+    points = {what: Point("blocks.1.attn", what) for what in ("q", "k", "v", "head_out", "rows")}
+    half = Edit(Point("blocks.0.attn", "head_out"), TowardValue((0.5,) * 3), when=second)
+    probe = Probe(net, {**points, "rows": Point("blocks.1.attn", "rows", rows=(0,)), "norm": "norm"}, [half])
+    x = torch.randn(2, 3, 32, 32).to(device)
+    with torch.no_grad(), number_format("fp32"):
+        seen, compiled = probe(x), torch.compile(probe, fullgraph=True)(x)
+    torch.testing.assert_close(compiled.out, seen.out, rtol=1e-4, atol=1e-4)
+    for name, tensor in seen.at.items():
+        torch.testing.assert_close(compiled.at[name], tensor, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_inductor_shows_the_same_here() -> None:
+    by_inductor("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("default")  # PyTorch's compiler warns of what it uses itself
+def test_inductor_shows_the_same_on_a_device() -> None:
+    by_inductor("cuda")
 
 
 def test_a_whole_resnet_compiled_and_not() -> None:

@@ -3,6 +3,7 @@
     python tools/bench_gpu_attention.py [--case NAME ...] [--rounds N] [--limit SECONDS] [--forward] [--cold] [--tiles]
         [--json FOLDER]
     python tools/bench_gpu_attention.py --tiny        the same on the CPU with small sizes, to see that it runs
+    python tools/bench_gpu_attention.py --draw FOLDER puts a table of such records into docs/attention.md
 
 Every case is a table as `zoo bench` prints it: outputs (and with gradients the gradient of q) are compared with the
 plain formula in fp32 before a time is printed, the ways run in turns, times are between events, `of floor` is over the
@@ -18,6 +19,7 @@ import argparse
 import gc
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -41,6 +43,7 @@ from zoo_core.bench import BenchReport, Limits, NotRun, Way, compare
 from zoo_core.errors import UsageError
 
 LIMITS = Limits(most=0.15, share=1.0, rms=0.02)  # bf16 in and out, values of order 1
+PAGE = Path(__file__).resolve().parents[1] / "docs/attention.md"
 EAGER_MOST = 1 << 28  # scores of the plain formula all at once
 COMPILED = ("flex", "formula, compiled")
 CASE_SECONDS = 4.0  # after which no further round begins
@@ -245,7 +248,14 @@ def main() -> None:
     parser.add_argument("--tiles", action="store_true", help="try other tiles of the band kernel, forward only")
     parser.add_argument("--tiny", action="store_true", help="small sizes on the CPU")
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="keep the records there")
+    parser.add_argument("--draw", type=Path, metavar="FOLDER", help="only put its records' table into the page")
     options = parser.parse_args()
+    if options.draw:
+        text = f"<!-- made: attention-bench -->\n{summary(options.draw)}\n<!-- end: attention-bench -->"
+        marked = r"<!-- made: attention-bench -->.*?<!-- end: attention-bench -->"
+        page = re.sub(marked, lambda _: text, PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+        PAGE.write_text(page, encoding="utf-8")
+        return
     device = torch.device("cpu" if options.tiny else "cuda")
     if not options.tiny and not torch.cuda.is_available():
         raise UsageError("There is no CUDA device here.", "Use --tiny to see that it runs.")
@@ -277,6 +287,33 @@ def main() -> None:
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def summary(folder: Path) -> str:
+    """Return a table of the records in a folder: medians in microseconds, the floor first."""
+    columns = ["auto", "sdpa", "flex", "band", "formula, compiled", "sdpa without mask and bias"]
+    lines = ["| case | floor | " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) + 1) + "|"]
+    places = set()
+    for case in cases():
+        for kind in ("forward", "train"):
+            path = folder / f"bench-attention-{case.name}-{kind}.json"
+            if not path.is_file():
+                continue
+            record = json.loads(path.read_text(encoding="utf-8"))
+            name = f"{case.name}, {kind}"
+            if "error" in record:
+                lines.append(f"| {name} | {record['error'].splitlines()[0][:80]} |" + " |" * len(columns))
+                continue
+            places.add(f"{record['facts'].get('gpu', 'cpu')}, torch {record['facts']['versions']['torch']}")
+            ways = {way["name"]: way for way in record["ways"]}
+            floors = [way["floor"]["seconds"] for way in ways.values() if way["floor"]]
+            cells = [f"{1e6 * floors[0]:.0f}" if floors else ""]
+            for column in columns:
+                way = ways.get(column, {"median_seconds": None, "agrees": True})
+                shown = "" if way["median_seconds"] is None else f"{1e6 * way['median_seconds']:.0f}"
+                cells.append(shown if way["agrees"] else "differs")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Medians in microseconds, bf16, on {' and '.join(sorted(places)) or 'nothing'}."])
 
 
 def compile_first(rows: Sequence[tuple[Case, bool]], device: torch.device, workers: int, limit: float) -> None:

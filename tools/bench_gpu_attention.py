@@ -1,20 +1,30 @@
 """Time attention on CUDA, in bf16: SDPA, FlexAttention, plain and compiled formula, our band kernel, and the floor.
 
-    python tools/bench_gpu_attention.py [--case NAME ...] [--rounds N] [--forward] [--tiles] [--json FOLDER]
+    python tools/bench_gpu_attention.py [--case NAME ...] [--rounds N] [--limit SECONDS] [--forward] [--cold] [--tiles]
+        [--json FOLDER]
     python tools/bench_gpu_attention.py --tiny        the same on the CPU with small sizes, to see that it runs
+    python tools/bench_gpu_attention.py --draw FOLDER puts a table of such records into docs/attention.md
 
 Every case is a table as `zoo bench` prints it: outputs (and with gradients the gradient of q) are compared with the
 plain formula in fp32 before a time is printed, the ways run in turns, times are between events, `of floor` is over the
 larger of operations and bytes by rates measured in the same process. Backward counts 2.5 times the forward operations.
-`auto` is what `attend` takes unasked: it must not be slower than sdpa. Needs zoo-core importable.
+`auto` is what `attend` takes unasked: it must not be slower than sdpa. What compiles does so first, case by case in
+several processes, which leave it in PyTorch's cache. A case that fails leaves its error in its record, and no case
+begins after the limit. Needs zoo-core importable.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
+import re
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +35,19 @@ from torch import Tensor
 
 from zoo_core.attention import Causal, Distance, LowRank, Padding, Window, attend, explain
 from zoo_core.attention.biases import Bias
-from zoo_core.attention.blockwise import Circle2D, StridedBlock
+from zoo_core.attention.blockwise import StridedBlock
+from zoo_core.attention.grids import Circle2D
 from zoo_core.attention.masks import Mask
 from zoo_core.attention.papers.grouped_differential import sharing
-from zoo_core.bench import Limits, NotRun, Way, compare
+from zoo_core.bench import BenchReport, Limits, NotRun, Way, compare
 from zoo_core.errors import UsageError
 
 LIMITS = Limits(most=0.15, share=1.0, rms=0.02)  # bf16 in and out, values of order 1
+PAGE = Path(__file__).resolve().parents[1] / "docs/attention.md"
 EAGER_MOST = 1 << 28  # scores of the plain formula all at once
+COMPILED = ("flex", "formula, compiled")
+CASE_SECONDS = 4.0  # after which no further round begins
+CACHE_BYTES = 1 << 28  # more than any device's cache holds
 
 
 @dataclass(frozen=True)
@@ -167,20 +182,21 @@ class Inputs:
         return formula
 
 
-def ways(inputs: Inputs, *, tiles: bool) -> tuple[list[Way], list[NotRun]]:
-    """Return the ways to compute a case; the reference, in fp32 by blocks, first."""
+def way(name: str, run: Callable[[], Tensor], note: str = "", limits: Limits | None = LIMITS) -> Way:
+    """Return a way in bf16 of which some millions of values are compared."""
 
     def values(x: Tensor) -> NDArray[Any]:
         flat = x.flatten()
         return flat[:: max(1, flat.numel() // 4_000_000)].float().cpu().numpy()
 
-    def way(name: str, run: Callable[[], Tensor], note: str = "", limits: Limits | None = LIMITS) -> Way:
-        return Way(name, run, values, limits, "bf16", note)
+    return Way(name, run, values, limits, "bf16", note)
 
+
+def ways(inputs: Inputs, *, tiles: bool) -> tuple[list[Way], list[NotRun]]:
+    """Return the ways to compute a case, and which are left out."""
     case = inputs.case
     batch, heads, tokens, _ = case.shape
-    found = [way("formula by blocks, fp32", inputs.by("chunked")), way("auto", inputs.by("auto"))]
-    found += [way("sdpa", inputs.by("sdpa")), way("flex", inputs.by("flex")), way("band", inputs.by("band"))]
+    found = [way(name, inputs.by(name)) for name in ("auto", "sdpa", "flex", "band")]
     if case.mask is not None or inputs.bias is not None:
         bare = way("sdpa without mask and bias", inputs.by("sdpa", bare=True), "computes something else", None)
         found.append(bare)
@@ -193,11 +209,11 @@ def ways(inputs: Inputs, *, tiles: bool) -> tuple[list[Way], list[NotRun]]:
     else:
         missing.append(NotRun("formula, eager or compiled", f"{batch * heads * tokens**2 / 1e9:.1f} G scores"))
     if tiles and isinstance(inputs.bias, Distance) and isinstance(case.mask, Window):
-        found += list(tiled(inputs, way))
+        found += list(tiled(inputs))
     return found, missing
 
 
-def tiled(inputs: Inputs, way: Callable[[str, Callable[[], Tensor]], Way]) -> Iterator[Way]:
+def tiled(inputs: Inputs) -> Iterator[Way]:
     """Yield the forward pass of the band kernel with other tiles."""
     from zoo_core.kernels.band import triton
 
@@ -220,28 +236,106 @@ def tiled(inputs: Inputs, way: Callable[[str, Callable[[], Tensor]], Way]) -> It
 
 def main() -> None:
     """Print a table for each case and keep the records."""
+    started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in cases()]
     parser.add_argument("--case", action="append", choices=names, help="only this one; may be repeated")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--limit", type=float, default=90, metavar="SECONDS", help="after which no case begins")
+    parser.add_argument("--workers", type=int, default=min(8, (os.cpu_count() or 1) // 2), help="that compile first")
     parser.add_argument("--forward", action="store_true", help="only the forward pass")
+    parser.add_argument("--cold", action="store_true", help="empty the device's cache before each run")
     parser.add_argument("--tiles", action="store_true", help="try other tiles of the band kernel, forward only")
     parser.add_argument("--tiny", action="store_true", help="small sizes on the CPU")
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="keep the records there")
+    parser.add_argument("--draw", type=Path, metavar="FOLDER", help="only put its records' table into the page")
     options = parser.parse_args()
+    if options.draw:
+        text = f"<!-- made: attention-bench -->\n{summary(options.draw)}\n<!-- end: attention-bench -->"
+        marked = r"<!-- made: attention-bench -->.*?<!-- end: attention-bench -->"
+        page = re.sub(marked, lambda _: text, PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+        PAGE.write_text(page, encoding="utf-8")
+        return
     device = torch.device("cpu" if options.tiny else "cuda")
     if not options.tiny and not torch.cuda.is_available():
         raise UsageError("There is no CUDA device here.", "Use --tiny to see that it runs.")
-    for case in cases():
-        if options.case and case.name not in options.case:
+    rows = [
+        (case.tiny() if options.tiny else case, train)
+        for case in cases()
+        for train in ((False,) if options.forward or options.tiles else (False, True))
+        if (not options.case or case.name in options.case) and train <= case.train
+    ]
+    if options.workers > 1:
+        compile_first(rows, device, options.workers, options.limit / 2)
+    for case, train in rows:
+        if time.monotonic() - started > options.limit:
+            print(f"not run: {case.name}, {'train' if train else 'forward'}: the time is over", flush=True)
             continue
-        for train in (False,) if options.forward or options.tiles else (False, True):
-            if train <= case.train:
-                bench(case.tiny() if options.tiny else case, device, options, train=train)
+        try:
+            report = bench(case, device, options, train=train)
+            print(report.text(), end="\n\n", flush=True)
+            record: dict[str, Any] = report.as_dict()
+        except Exception as error:
+            record = {"model": f"attention: {case.name}", "error": f"{type(error).__name__}: {error}"}
+            print(f"{record['model']}: {record['error'][:500]}", end="\n\n", flush=True)
+        if options.json:
+            options.json.mkdir(parents=True, exist_ok=True)
+            name = f"bench-attention-{case.name}-{'train' if train else 'forward'}{'-cold' * options.cold}.json"
+            text = json.dumps(record, indent=1, default=_plain)
+            (options.json / name).write_text(text + "\n", encoding="utf-8")
+        torch.compiler.reset()
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def bench(case: Case, device: torch.device, options: argparse.Namespace, *, train: bool) -> None:
-    """Time one case, print its table, keep its record."""
+def summary(folder: Path) -> str:
+    """Return a table of the records in a folder: medians in microseconds, the floor first."""
+    columns = ["auto", "sdpa", "flex", "band", "formula, compiled", "sdpa without mask and bias"]
+    lines = ["| case | floor | " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) + 1) + "|"]
+    places = set()
+    for case in cases():
+        for kind in ("forward", "train"):
+            path = folder / f"bench-attention-{case.name}-{kind}.json"
+            if not path.is_file():
+                continue
+            record = json.loads(path.read_text(encoding="utf-8"))
+            name = f"{case.name}, {kind}"
+            if "error" in record:
+                lines.append(f"| {name} | {record['error'].splitlines()[0][:80]} |" + " |" * len(columns))
+                continue
+            places.add(f"{record['facts'].get('gpu', 'cpu')}, torch {record['facts']['versions']['torch']}")
+            ways = {way["name"]: way for way in record["ways"]}
+            floors = [way["floor"]["seconds"] for way in ways.values() if way["floor"]]
+            cells = [f"{1e6 * floors[0]:.0f}" if floors else ""]
+            for column in columns:
+                way = ways.get(column, {"median_seconds": None, "agrees": True})
+                shown = "" if way["median_seconds"] is None else f"{1e6 * way['median_seconds']:.0f}"
+                cells.append(shown if way["agrees"] else "differs")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Medians in microseconds, bf16, on {' and '.join(sorted(places)) or 'nothing'}."])
+
+
+def compile_first(rows: Sequence[tuple[Case, bool]], device: torch.device, workers: int, limit: float) -> None:
+    """Fill the cache of PyTorch's compiler, a case a process; it may fail, as each case is tried again."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # the processes are enough
+    started = time.monotonic()
+    with get_context("spawn").Pool(workers) as pool:  # leaving it ends what is still at work
+        for left in [pool.apply_async(compiled_once, (case, device, train)) for case, train in reversed(rows)]:
+            left.wait(max(0.0, started + limit - time.monotonic()))
+    print(f"compiled in {time.monotonic() - started:.0f} s", end="\n\n", flush=True)
+
+
+def compiled_once(case: Case, device: torch.device, train: bool) -> None:
+    """Run what compiles of a case."""
+    for found in ways(Inputs(case, device, train=train), tiles=False)[0]:
+        if found.name in COMPILED:
+            with suppress(Exception):
+                found.run()
+
+
+def bench(case: Case, device: torch.device, options: argparse.Namespace, *, train: bool) -> BenchReport:
+    """Time one case."""
     inputs = Inputs(case, device, train=train)
     told = explain(
         inputs.q.shape,
@@ -255,23 +349,20 @@ def bench(case: Case, device: torch.device, options: argparse.Namespace, *, trai
     )
     found, missing = ways(inputs, tiles=options.tiles)
     what = "forward and backward" if train else "forward"
-    report = compare(
+    return compare(
         found,
+        reference=way("formula by blocks, fp32", inputs.by("chunked")),
         model=f"attention: {case.name}",
-        size=f"{' x '.join(map(str, case.shape))}, {told.density:.0%} of the tiles, {what}",
+        size=f"{' x '.join(map(str, case.shape))}, {told.density:.0%} of the tiles, {what}"
+        + (", caches emptied" if options.cold else ""),
         device=device,
         rounds=options.rounds,
+        at_most=CASE_SECONDS,
+        between=torch.empty(CACHE_BYTES, dtype=torch.uint8, device=device).zero_ if options.cold else None,
         flops=round(told.flops * (3.5 if train else 1)),
         moved_bytes=2 * told.moved_bytes * (3 if train else 1),  # compare counts in fp32 and halves for bf16
         not_run=missing,
     )
-    print(report.text(), end="\n\n", flush=True)
-    if options.json:
-        options.json.mkdir(parents=True, exist_ok=True)
-        name = f"bench-attention-{case.name}-{'train' if train else 'forward'}.json"
-        text = json.dumps(report.as_dict(), indent=1, default=_plain)
-        (options.json / name).write_text(text + "\n", encoding="utf-8")
-    torch.compiler.reset()
 
 
 def _plain(x: object) -> object:

@@ -5,28 +5,40 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from zoo_core.distill import Balance, Objective, Student, Teacher, TeacherCache, Term, after, cosine, linear
+from zoo_core.distill import (
+    Balance,
+    Objective,
+    Student,
+    Teacher,
+    TeacherCache,
+    Term,
+    after,
+    cosine,
+    linear,
+    write_cache,
+)
 from zoo_core.distill.losses.features import mse
 from zoo_core.distill.losses.logits import cross_entropy, kl
 from zoo_core.distill.rollout import generator
 from zoo_core.distill.stages import Plateau, Players, Stage
 from zoo_core.probe import Point, Seen
 from zoo_core.testing.forked import ranks
-from zoo_core.train import Order, TrainRecipe, fit, seed_all
+from zoo_core.train import Order, fit, seed_all
+from zoo_core.train.recipe import CachingRecipe
 from zoo_core.train.stages import fit_stages
 
 SAMPLES, CLASSES = 96, 5
 
 
-class Recipe(TrainRecipe):
-    may_change: ClassVar[frozenset[str]] = TrainRecipe.may_change | {
+class Recipe(CachingRecipe):
+    may_change: ClassVar[frozenset[str]] = CachingRecipe.may_change | {
         "cache", "shard_bytes", "teacher_seed", "form", "preprocessing", "data_seed",
     }  # fmt: skip
     preprocessing: str = ""
@@ -120,6 +132,13 @@ class Lesson:
     @staticmethod
     def _flat(student: Tensor, teacher: Tensor) -> Tensor:
         return mse(student.flatten(1), teacher.flatten(1))
+
+    def fill_cache(self) -> Generator[tuple[int, int]]:
+        assert self.teacher.cache is not None
+        batches = ({"x": self.x[rows], "id": rows} for rows in torch.arange(SAMPLES).split(16))
+        cache = self.teacher.cache
+        for done in write_cache(cache, self.teacher, batches, keys="id"):
+            yield done, SAMPLES
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.module.parameters(), weight_decay=0.01)

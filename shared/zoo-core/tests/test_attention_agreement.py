@@ -27,7 +27,8 @@ from zoo_core.attention import (
     attend,
 )
 from zoo_core.attention.biases import Bias
-from zoo_core.attention.blockwise import BlockList, Circle2D, StridedBlock, Tile3D
+from zoo_core.attention.blockwise import BlockList, StridedBlock, Tile3D
+from zoo_core.attention.grids import Circle2D, Neighbourhood
 from zoo_core.attention.masks import Mask
 
 PARTS, DRAWS = 10, 100  # each against two backends
@@ -61,6 +62,7 @@ def some_mask(rng: random.Random, at: Sizes) -> Mask | None:
             lambda: Document([rng.randint(0, 2) for _ in range(at.keys)]),
             lambda: Circle2D(4, 3, rng.choice([1.0, 2.0]), rng.randint(0, 2)),
             lambda: Tile3D(3, 4, rng.randint(0, 2)),
+            lambda: Neighbourhood((at.keys,), (rng.randint(1, at.keys),)),
         ]
     mask = rng.choice(kinds)()
     if (way := rng.random()) < 0.15:

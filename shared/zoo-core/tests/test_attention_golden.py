@@ -21,7 +21,8 @@ from zoo_core.attention import (
     attend,
     attention_map,
 )
-from zoo_core.attention.blockwise import Circle2D, StridedBlock, Tile3D
+from zoo_core.attention.blockwise import StridedBlock, Tile3D
+from zoo_core.attention.grids import Circle2D
 from zoo_core.attention.masks import Mask
 from zoo_core.attention.papers.grouped_differential import Difference, grouped_differential, sharing, subtract
 from zoo_core.attention.papers.mixture_of_heads import MixtureOfHeads

@@ -12,11 +12,19 @@ from torch import Tensor
 
 from zoo_core.attention import Causal, Dense, Document, Padding, PerHead, Prefix, Sink, Window, attend
 from zoo_core.attention.backends.flex import block_mask
-from zoo_core.attention.blockwise import BlockList, Circle2D, StridedBlock, Tile3D
+from zoo_core.attention.blockwise import BlockList, StridedBlock, Tile3D
+from zoo_core.attention.grids import Circle2D, Neighbourhood
 from zoo_core.attention.masks import Mask, Restricted
 from zoo_core.attention.values import Frozen, Pairs
 
 BATCH, HEADS = 2, 3
+NEIGHBOURHOODS = [
+    Neighbourhood((140,), (5,)),
+    Neighbourhood((131,), (4,), (3,)),
+    Neighbourhood((13, 11), (3, 7)),
+    Neighbourhood((10, 14), (3, 2), (2, 5)),
+    Neighbourhood((5, 4, 7), (3, 1, 5), (1, 2, 1)),
+]
 small = st.integers(0, 9)
 
 
@@ -44,6 +52,7 @@ def atoms(queries: int, keys: int) -> st.SearchStrategy[Mask]:
             # by a seed: drawing a hundred numbers one by one takes long
             st.integers(0, 1 << 30).map(lambda seed: Document(sorted(random.Random(seed).choices(range(4), k=keys)))),
             st.builds(Circle2D, st.just(9), st.integers(3, 8), st.sampled_from([1.0, 2.5, 4.0]), small),
+            st.sampled_from(NEIGHBOURHOODS),
             st.builds(Tile3D, st.integers(2, 5), st.integers(3, 7), st.integers(0, 2)),
         ]
     return st.one_of(kinds)
@@ -140,6 +149,27 @@ def test_a_circle_has_as_many_tokens_as_lattice_points(radius: int, points: int)
     centre = side * radius + radius
     pairs = Pairs.grid(torch.tensor([centre]), side * side, shift=0)
     assert int(Circle2D(side, side, radius).at(pairs).sum()) == points
+
+
+@pytest.mark.parametrize("mask", NEIGHBOURHOODS, ids=str)
+def test_a_neighbourhood_is_the_nearest_tokens_of_every_token_also_at_the_edges(mask: Neighbourhood) -> None:
+    tokens = mask.shape[3]
+    held = mask.dense(tokens, tokens)[0, 0]
+    places = torch.cartesian_prod(*(torch.arange(size) for size in mask.sizes)).reshape(tokens, -1)
+    for axis, (kernel, step) in enumerate(zip(mask.kernel, mask.dilation, strict=True)):
+        own = places[:, axis]
+        for token in range(0, tokens, 7):
+            seen = own[held[token]].unique()
+            # of the tokens that lie whole steps away the nearest, as many as the kernel says
+            near = own.unique()[(own.unique() - own[token]) % step == 0] - own[token]
+            assert sorted((seen - own[token]).abs().tolist()) == sorted(near.abs().tolist())[:kernel]
+    assert held.sum(1).unique().tolist() == [int(torch.tensor(mask.kernel).prod())]
+
+
+def test_neighbourhoods_that_do_not_fit_their_grid_are_refused() -> None:
+    for wrong in (((4, 4), (5, 1)), ((4,), (2,), (3,)), ((4,), (0,)), ((4, 4), (3,))):
+        with pytest.raises(ValueError, match=r"kernel times dilation|one number for each axis"):
+            Neighbourhood(*wrong)  # type: ignore[arg-type]
 
 
 def test_queries_end_where_keys_end() -> None:

@@ -22,8 +22,9 @@ from zoo_core.attention import (
     attend,
 )
 from zoo_core.attention.biases import Bias
-from zoo_core.attention.blockwise import BlockList, Circle2D, StridedBlock, Tile3D
+from zoo_core.attention.blockwise import BlockList, StridedBlock, Tile3D
 from zoo_core.attention.call import make_call
+from zoo_core.attention.grids import Circle2D, Neighbourhood
 from zoo_core.attention.masks import Mask, Restricted
 from zoo_core.attention.values import Pairs
 
@@ -62,6 +63,7 @@ LEAVING: list[tuple[Mask, int]] = [
     (PerHead([Padding([5, 5]), Sink(3), Window(1, 0), Sink(2)]), 6),
     (PerHead([BY_HEAD, BY_HEAD, Causal(), BY_HEAD]), 20),
     (Circle2D(4, 5, 2), 6),
+    (Neighbourhood((4, 5), (3, 3)), 6),
     (Tile3D(5, 4, 1), 6),
     (StridedBlock(2, 8, HEADS, allow_partial_union=True) & Causal(), 1),
     (BlockList([0, 1, 2, 2, 2, 2], [0, 1], 4), 20),
@@ -138,6 +140,7 @@ def test_no_key_that_some_query_sees_is_taken_for_dead() -> None:
         Document([0, 0, 1, 1]),
         PerHead([Causal(), Causal() & (Sink(2) | Window(3, 0))]),
         Circle2D(2, 2, 1),
+        Neighbourhood((2, 2), (1, 2)),
         StridedBlock(1, 2, 2) & Causal(),
     ],
     ids=str,

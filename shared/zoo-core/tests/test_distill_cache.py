@@ -37,7 +37,7 @@ def cached(folder: Path, *, samples: int = 12, **options: Any) -> Teacher:
     )
     data = batch(samples)
     parts = [{key: x[i : i + 4] for key, x in data.items()} for i in range(0, samples, 4)]
-    list(write_cache(cache, plain, parts, keys=lambda b: b["id"], inputs=lambda b: b["x"]))
+    list(write_cache(cache, plain, parts, keys="id"))
     again = TeacherCache(folder, teacher=plain.fingerprint, data="d" * 64, form=options.get("form", "fp32"))
     more = {key: options[key] for key in options.keys() & {"transforms", "fill"}}
     return teacher(cache=again, keys="id", **more)
@@ -89,6 +89,9 @@ def test_lines_of_different_lengths_are_kept_without_padding(tmp_path: Path, for
     found = again.read([3, 0, 1])["logits"]
     torch.testing.assert_close(found, expected[[3, 0, 1]], atol=0 if form == "fp32" else 0.05, rtol=0)
     assert torch.equal(found, before[[3, 0, 1]])
+    beforehand = TeacherCache(tmp_path / "beforehand", teacher=live.fingerprint, data="d", form=form)
+    assert list(write_cache(beforehand, live, [data], keys="id", lengths="frames")) == [4]
+    assert torch.equal(beforehand.read([3, 0, 1])["logits"], found)
     # alone, a line is as long as it is, or as the batch is
     assert again.read([1])["logits"].shape == (1, 2, 5)
     assert again.read([1], frames=9)["logits"].shape == (1, 9, 5)

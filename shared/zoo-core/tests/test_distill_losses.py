@@ -15,7 +15,18 @@ from zoo_core.attention import attention_map
 from zoo_core.distill.losses.ctc import NBest, align, ctc, ctc_frames, ctc_sequence, frame_weights, needed_frames
 from zoo_core.distill.losses.distribution import gram, mmd_mean, with_gradient
 from zoo_core.distill.losses.features import cosine, cwd, fd, l1, mse, smooth_l1, spatial_attention
-from zoo_core.distill.losses.logits import bce, cross_entropy, dkd, jsd, kl, mixture, mse_logits, reverse_kl
+from zoo_core.distill.losses.logits import (
+    bce,
+    confidence,
+    cross_entropy,
+    dkd,
+    jsd,
+    kl,
+    mixture,
+    mixture_kl,
+    mse_logits,
+    reverse_kl,
+)
 from zoo_core.distill.losses.sparse import log1mexp, sparse_kl
 from zoo_core.distill.targets import TopK
 from zoo_core.errors import UsageError
@@ -53,6 +64,7 @@ CASES = [
     Case("bce", bce),
     Case("mse_logits", mse_logits),
     Case("dkd", lambda s, t: dkd(s, t, target=torch.tensor([0, 3, 5])), shape=(3, 6), masks=False),
+    Case("mixture_kl", mixture_kl, target=lambda t: (t, t)),
     Case("sparse_kl", lambda s, t, **k: sparse_kl(s, t, tau=2.0, **k), target=TopK(6, tau=2.0)),
     Case("mse", mse),
     Case("l1", l1),
@@ -92,6 +104,15 @@ def test_agreement_costs_nothing_and_pulls_nowhere(case: Case) -> None:
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-7, rtol=0)
     # and disagreement does cost
     assert (case.loss(drawn(*case.shape, seed=1), case.target(teacher), **arguments(case)) > 1e-4).all()
+
+
+@of([case for case in CASES if case.name != "dkd"])
+def test_no_sample_is_no_error(case: Case) -> None:
+    none = drawn(0, *case.shape[1:]).requires_grad_()
+    arguments_ = {key: mask[:0] for key, mask in arguments(case).items()}
+    value = case.loss(none, case.target(drawn(0, *case.shape[1:])), **arguments_)
+    assert value.shape == (0,)
+    torch.autograd.grad(value.sum(), none)
 
 
 @of([case for case in CASES if case.name != "dkd"])  # its targets are bound to the batch
@@ -220,6 +241,27 @@ def test_one_mixture_pulls_as_all_its_teachers() -> None:
     (one,) = torch.autograd.grad(separate.sum(), student)
     (two,) = torch.autograd.grad(kl(student, mixture(teachers, weights, tau=2.0), tau=2.0).sum(), student)
     torch.testing.assert_close(one, two)
+
+
+def test_confident_teachers_count_more_at_each_place() -> None:
+    certain, vague = torch.tensor([[9.0, 0, 0], [0, 0, 0]]), torch.tensor([[0.0, 0, 0], [0, 9.0, 0]])
+    weights = confidence([certain, vague])
+    assert weights.shape == (2, 2)
+    torch.testing.assert_close(weights.sum(0), torch.ones(2))
+    # exp(-H): 3 to 1 for a certain one against one that knows nothing of three classes
+    torch.testing.assert_close(weights[:, 0], torch.tensor([0.75, 0.25]), rtol=0, atol=2e-3)
+    torch.testing.assert_close(weights[:, 1], torch.tensor([0.25, 0.75]), rtol=0, atol=2e-3)
+    student = drawn(2, 3)
+    for row, shares in enumerate(weights.T.tolist()):
+        one = [x[row : row + 1].double() for x in (certain, vague)]
+        by_hand = mixture_kl(student[row : row + 1], one, weights=shares, tau=2.0)
+        torch.testing.assert_close(
+            mixture_kl(student, [certain.double(), vague.double()], tau=2.0)[row], by_hand[0], rtol=1e-6, atol=0
+        )
+    with pytest.raises(UsageError, match="3 weights were given for 2 teachers"):
+        mixture_kl(student, [certain, vague], weights=[1.0, 1.0, 1.0])
+    with pytest.raises(UsageError, match="no way to weigh teachers"):
+        mixture_kl(student, [certain, vague], weights="likeness")  # type: ignore[arg-type]
 
 
 def test_cross_entropy_is_the_usual_one() -> None:

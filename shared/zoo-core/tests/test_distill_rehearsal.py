@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -100,6 +101,12 @@ def test_a_teacher_below_its_manifest_and_one_that_is_the_student() -> None:
     itself = Teacher(net, {"logits": Point("")}, inputs="x")
     with pytest.raises(UsageError, match="same network"):
         rehearse(objective_, same, itself, batch(), inputs="x")
+    # from a copy, of the same file say: as it moves away, the teacher holds it
+    copied = Teacher(copy.deepcopy(net), {"logits": Point("")}, inputs="x")
+    net.requires_grad_(True)
+    assert "'kd' begins at 0: the student starts as its teacher" in str(
+        rehearse(objective_, same, copied, batch(), inputs="x")
+    )
 
 
 def test_shares_are_of_the_weighted_gradients() -> None:

@@ -16,9 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from zoo_core.distill import Teacher, TeacherCache
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.testing.forked import ForkedZoo
-from zoo_core.train import RunRecord
+from zoo_core.train import RunRecord, fit
 from zoo_core.train.log import read_table
 from zoo_core.train.state import existing, read_checkpoint
 
@@ -99,6 +100,28 @@ def test_a_cache_in_fp32_changes_no_bit(whole: Path, tmp_path: Path) -> None:
     train(tmp_path / "filled", cache=str(cache))
     assert published(tmp_path / "filling") == published(whole)
     assert published(tmp_path / "filled") == published(whole)
+
+
+def test_a_cache_may_be_written_before_any_run(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = run.recipe(cache=tmp_path / "cache", stage="cache")
+    # stopped by its time limit, it has kept what it had
+    short = run.recipe(cache=tmp_path / "cache", stage="cache", time_limit_minutes=1e-9)
+    record = fit(run.Lesson(short), short, tmp_path / "run")
+    assert (record.status, record.steps, record.metrics) == ("time limit", 0, {"cached_samples": 16.0})
+    assert len(TeacherCache(tmp_path / "cache")) == 16
+    assert fit(run.Lesson(recipe), recipe, tmp_path / "run").status == "cached"
+    assert len(TeacherCache(tmp_path / "cache")) == run.SAMPLES
+    assert not (tmp_path / "run").exists()
+    # and training runs no teacher
+    monkeypatch.setattr(Teacher, "compute", lambda *_: pytest.fail("the teacher ran"))
+    train(tmp_path / "run", cache=str(tmp_path / "cache"))
+    assert published(tmp_path / "run") == published(whole)
+
+
+def test_a_training_without_a_cache_has_none_to_write(tmp_path: Path) -> None:
+    recipe = run.recipe(what="duel", stage="cache")
+    with pytest.raises(UsageError, match=r"stage=cache: nothing is kept.*teacher and a cache"):
+        fit(run.Duel(recipe), recipe, tmp_path / "run")
 
 
 def test_the_teacher_is_in_no_checkpoint_and_the_adapter_is_not_published(whole: Path) -> None:

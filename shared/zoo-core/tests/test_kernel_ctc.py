@@ -132,8 +132,8 @@ def test_nothing_waits_for_the_device_and_a_graph_holds_it() -> None:
         return gradient
 
     expected = run()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         run()
     finally:
         torch.cuda.set_sync_debug_mode("default")

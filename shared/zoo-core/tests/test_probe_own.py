@@ -160,9 +160,14 @@ def test_edits_are_what_they_are_to_the_map(kv_heads: int) -> None:
     near(edited(Edit(Point("mixer", "in"), torch.zeros_like)), X)
     some = Edit(Point("mixer", "head_out"), torch.neg, heads=(0, 2))
     near(edited(some), by_hand(net, lambda a, v: of_heads((-1.0, 1.0, -1.0, 1.0)) * (a @ v)))
+    for change in (TowardValue(U), torch.neg):
+        last = edited(Edit(out, change, when=lambda x: torch.arange(len(x)) == len(x) - 1))
+        assert torch.equal(last[:-1], net(X)[:-1])
+        assert torch.equal(last[-1], edited(Edit(out, change))[-1])
     # no effect is no change of a bit
     assert torch.equal(edited(), net(X))
     assert torch.equal(edited(Edit(out, ScaleHeads((1.0,) * 4))), net(X))
+    assert torch.equal(edited(Edit(out, torch.neg, heads=())), net(X))
 
 
 @pytest.mark.parametrize("backend", ["reference", "chunked", "sdpa", "flex"])

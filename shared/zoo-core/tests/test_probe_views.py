@@ -13,6 +13,7 @@ from torch.nn import functional
 from zoo_core.attention import Attention
 from zoo_core.attention.papers.mixture_of_heads import MixtureOfHeads
 from zoo_core.errors import UsageError
+from zoo_core.nn.number_format import number_format
 from zoo_core.probe import Edit, KeyBias, Point, Probe, ScaleHeads, TowardValue, attention_view
 from zoo_core.probe.listing import places
 
@@ -184,6 +185,30 @@ def test_edits_are_what_they_are_to_the_map(make: Callable[[], nn.Module]) -> No
     assert torch.equal(net(TOKENS), plain[1])
 
 
+def second(x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device) % 2 == 1
+
+
+@families
+def test_an_edit_of_some_samples_is_two_calls_in_one(make: Callable[[], nn.Module]) -> None:
+    net = make()
+    point = Point("attn", "head_out")
+
+    def out(*edits: Edit) -> Tensor:
+        probe = Probe(net, {}, edits)
+        seen = probe(TOKENS)
+        probe.remove()
+        return seen.out[0] if isinstance(seen.out, tuple) else seen.out
+
+    plain = out()
+    for change in (ScaleHeads((1.0, 0.0, 2.0, 0.5)), TowardValue((0.0, 1.0, 0.3, 0.0)), torch.neg):
+        some = out(Edit(point, change, when=second))
+        whole = out(Edit(point, change))
+        assert torch.equal(some[0], plain[0])
+        assert torch.equal(some[1], whole[1])
+        assert not torch.equal(some[1], plain[1])
+
+
 def test_a_bias_of_keys_joins_the_mask_of_torchs_attention() -> None:
     net = Torch(batch_first=True)
     bias = torch.tensor([0.0, 1.0, -2.0, 0.0, 0.5, 0.0, 3.0])
@@ -204,6 +229,11 @@ def test_edits_that_do_not_fit_are_refused() -> None:
         Probe(net, {}, [Edit(Point("attn", "q"), torch.tanh)])
     with pytest.raises(UsageError, match="acts at head_out"):
         Probe(net, {}, [Edit(Point("attn"), TowardValue((0.0,) * 4))])
+    some = Edit(Point("attn", "head_out"), torch.neg, when=lambda x: x[:, :, 0, 0] > 0)
+    with pytest.raises(UsageError, match=r"`when` gave \(2, 4\).*for 2 samples"):
+        Probe(timm_attention(), {}, [some])(TOKENS)
+    with pytest.raises(UsageError, match="for all samples"):
+        Edit(Point("attn"), KeyBias((0.0,) * 7), when=second)
 
 
 def test_edits_are_values() -> None:
@@ -229,6 +259,35 @@ def test_a_whole_vision_transformer_compiled_and_not() -> None:
     attended = functional.scaled_dot_product_attention(*(seen.at[what] for what in ("q", "k", "v")))
     torch.testing.assert_close(attended, seen.at["head_out"], atol=1e-5, rtol=1e-5)
     assert all(torch.equal(seen.at[name], compiled.at[name]) for name in seen.at)
+
+
+def by_inductor(device: str) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3).eval().to(device)
+    points = {what: Point("blocks.1.attn", what) for what in ("q", "k", "v", "head_out", "rows")}
+    half = Edit(Point("blocks.0.attn", "head_out"), TowardValue((0.5,) * 3), when=second)
+    probe = Probe(net, {**points, "rows": Point("blocks.1.attn", "rows", rows=(0,)), "norm": "norm"}, [half])
+    x = torch.randn(2, 3, 32, 32).to(device)
+    with torch.no_grad(), number_format("fp32"):
+        seen, compiled = probe(x), torch.compile(probe, fullgraph=True)(x)
+    torch.testing.assert_close(compiled.out, seen.out, rtol=1e-4, atol=1e-4)
+    for name, tensor in seen.at.items():
+        torch.testing.assert_close(compiled.at[name], tensor, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_inductor_shows_the_same_here() -> None:
+    by_inductor("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("default")  # PyTorch's compiler warns of what it uses itself
+def test_inductor_shows_the_same_on_a_device() -> None:
+    by_inductor("cuda")
 
 
 def test_a_whole_resnet_compiled_and_not() -> None:

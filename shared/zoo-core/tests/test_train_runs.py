@@ -92,6 +92,11 @@ def test_what_a_cpu_cannot_do_is_refused(keys: dict[str, Any], message: str) -> 
     assert all(f"{key}=" in caught.value.remedy for key in keys)
 
 
+def by_inductor(test: Any) -> Any:
+    """Give PyTorch's compiler its time, and only show what it says of a machine (no tf32, no libdevice)."""
+    return pytest.mark.timeout(300)(pytest.mark.filterwarnings("default")(test))
+
+
 def assert_same_losses(one: Path, two: Path, *, rel: float, after: int = 0) -> None:
     # losses, not weights: a bias before a normalisation has no gradient but rounding, which Adam makes large
     first, second = ({row["step"]: row["loss"] for row in read_table(out / "log.csv")} for out in (one, two))
@@ -113,6 +118,7 @@ class Parted(Line):
 
 
 @pytest.mark.slow
+@by_inductor
 @pytest.mark.parametrize("task", [Line, Parted])
 def test_compiled_trains_the_same(tmp_path: Path, task: type[Line]) -> None:
     for name, keys in {"plain": {}, "compiled": {"compile": True}}.items():
@@ -133,6 +139,7 @@ def test_only_the_parts_that_a_task_names_are_compiled(tmp_path: Path, monkeypat
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@by_inductor
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 @pytest.mark.parametrize(
     "keys", [{"graph": True}, {"compile": True}, {"compile": True, "graph": True}, {"graph": True, "clip_norm": 1.0}]
@@ -155,6 +162,7 @@ class Ragged(Line):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@by_inductor
 @pytest.mark.parametrize("keys", [{}, {"clip_norm": 1.0}, {"precision": "fp16"}, {"compile": True}])
 def test_there_is_a_graph_for_each_shape_of_batch(tmp_path: Path, keys: dict[str, Any]) -> None:
     for name, graph in {"plain": False, "graphs": True}.items():

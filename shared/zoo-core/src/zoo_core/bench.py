@@ -8,6 +8,7 @@ alone.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import re
 import statistics
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zoo_core.errors import UsageError, ZooError
+from zoo_core.errors import UsageError
 from zoo_core.train.hardware import describe_hardware, wait_for
 from zoo_core.train.record import commit, now, versions
 
@@ -113,7 +114,7 @@ class Timing:
         difference: from the reference; None for the reference itself and for other networks.
         agrees: whether it is within the way's limits; a way that is not has no times.
         seconds: one figure a round.
-        ratios: the reference's time over this one's, round by round.
+        ratios: the first way's time over this one's, round by round.
         first_seconds: of the first call, which compiles and warms up.
         memory_bytes: by how much the first call raised the memory of the process (CPU) or of the tensors (CUDA).
         floor: None if the work was not stated.
@@ -158,7 +159,7 @@ class BenchReport:
     Args:
         model: id.
         size: what was computed, in words.
-        timings: the reference first.
+        timings: the one to which ratios refer first.
         not_run: what could not.
         facts: hardware, threads, load, versions: what a reader needs to judge the figures.
     """
@@ -208,19 +209,25 @@ def compare(
     size: str,
     device: torch.device,
     rounds: int,
+    reference: Way | None = None,
+    at_most: float = math.inf,
+    between: Callable[[], object] | None = None,
     flops: int | None = None,
     moved_bytes: int = 0,
     not_run: Sequence[NotRun] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> BenchReport:
-    """Compare the outputs of the ways with that of the first, then time in turns those that agree.
+    """Compare the outputs of the ways with the reference's, then time in turns those that agree.
 
     Args:
-        ways: the reference first.
+        ways: the one to which ratios refer first; it also is the reference if no other is given.
         model: id, for the report.
         size: what is computed, in words.
         device: what is waited for; times on CUDA are between events.
         rounds: how often each way runs after its first call.
+        reference: computes what all outputs are compared with, and is not timed.
+        at_most: seconds after which no further round begins.
+        between: called before each timed run and not timed: to empty a device's cache, say.
         flops: operations of one run, 2 a multiply-add, for the floor; None for no floor.
         moved_bytes: what one fp32 run must at least read and write; half of it counts for half precision.
         not_run: ways that the caller could not make.
@@ -241,12 +248,15 @@ def compare(
 
     loads = [_load()]
     firsts: list[tuple[Way, float, int | None, Difference | None, bool]] = []
-    missing, reference = list(not_run), None
+    missing, expected = list(not_run), None
+    if reference is not None:
+        expected = reference.output(_first(reference, device)[2])
+    truth = reference or ways[0]
     for way in ways:
         try:
             first_seconds, memory_bytes, result = _first(way, device)
-        except (ZooError, RuntimeError, ImportError, MemoryError) as error:
-            if way is ways[0]:
+        except Exception as error:
+            if way is truth:
                 raise
             missing.append(NotRun(way.name, f"{type(error).__name__}: {_line(error)}"))
             continue
@@ -254,23 +264,28 @@ def compare(
             step()
         output = way.output(result)
         difference = None
-        if reference is None:
-            reference = output
+        if expected is None:
+            expected = output
         elif way.limits is not None:
-            difference = Difference.between(output, reference)
-        agrees = way is ways[0] or way.limits is None or (difference is not None and difference.within(way.limits))
+            difference = Difference.between(output, expected)
+        agrees = way is truth or way.limits is None or (difference is not None and difference.within(way.limits))
         firsts.append((way, first_seconds, memory_bytes, difference, agrees))
 
     timed = [way for way, _, _, _, agrees in firsts if agrees]
     seconds: dict[str, list[float]] = {way.name: [] for way in timed}
+    start = time.perf_counter()
     for _ in range(rounds):
+        if time.perf_counter() - start > at_most:
+            break
         for way in timed:
+            if between is not None:
+                between()
             seconds[way.name].append(_seconds(way.run, device))
             step()
     loads.append(_load())
 
     floors = _floors({way.precision for way in timed}, device, flops, moved_bytes)
-    base = seconds[ways[0].name]
+    base = seconds[timed[0].name] if timed else []
     timings = tuple(
         Timing(
             way.name,
@@ -280,9 +295,9 @@ def compare(
             tuple(a / b for a, b in zip(base, seconds.get(way.name, ()), strict=False)),
             first_seconds,
             memory_bytes,
-            floors.get(way.precision) if way.limits is not None or way is ways[0] else None,
+            floors.get(way.precision) if way.limits is not None or way is truth else None,
             way.precision,
-            way.note if agrees else f"DIFFERS from {ways[0].name}: not timed. {way.note}".strip(),
+            way.note if agrees else f"DIFFERS from {truth.name}: not timed. {way.note}".strip(),
         )
         for way, first_seconds, memory_bytes, difference, agrees in firsts
     )

@@ -11,7 +11,7 @@ sample does not depend on batch mates. `zoo_core.distill.records` says how numbe
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from zoo_core.distill.batches import Pick, pick
 from zoo_core.distill.records import Form, Name, decoded, encoded, named, together
 from zoo_core.distill.targets import pack, unpack
 from zoo_core.errors import InputError, ZooError
@@ -300,21 +301,27 @@ class TeacherCache:
         )
 
 
-def write_cache(cache: TeacherCache, teacher: Any, batches: Iterable[Any], *, keys: Any, inputs: Any) -> Iterator[int]:
+def write_cache(
+    cache: TeacherCache, teacher: Any, batches: Iterable[Any], *, keys: Pick, lengths: Pick | None = None
+) -> Generator[int]:
     """Fill a cache from batches, going on where a killed writer stopped; yields how many samples it has after each.
 
     Args:
         cache: where to.
-        teacher: a `Teacher` without a cache.
+        teacher: a `Teacher`; its `inputs` say what it sees of a batch.
         batches: of all samples.
-        keys: batch -> names of its samples.
-        inputs: batch -> what the teacher sees.
+        keys: which part of a batch names its samples.
+        lengths: which part tells the frames of each sample; the cache then keeps no padding.
     """
-    for batch in batches:
-        if cache.missing(keys(batch)):
-            cache.add(keys(batch), teacher.compute(inputs(batch)))
-        yield len(cache)
-    cache.flush()
+    try:
+        for batch in batches:
+            names = pick(batch, keys)
+            if cache.missing(names):
+                frames = None if lengths is None else pick(batch, lengths)
+                cache.add(names, teacher.compute(pick(batch, teacher.inputs)), lengths=frames)
+            yield len(cache)
+    finally:  # also where the caller stops asking
+        cache.flush()
 
 
 def _table(places: dict[Name, tuple[int, int]]) -> pa.Table:

@@ -37,8 +37,8 @@ from zoo_core.probe.points import What
 LOSSES: dict[str, Loss] = {
     function.__name__: function
     for function in (
-        logits.kl, logits.reverse_kl, logits.jsd, logits.bce, logits.mse_logits, sparse.sparse_kl,
-        features.mse, features.l1, features.smooth_l1, features.cosine, features.fd, features.cwd,
+        logits.kl, logits.reverse_kl, logits.jsd, logits.bce, logits.mse_logits, logits.mixture_kl,
+        sparse.sparse_kl, features.mse, features.l1, features.smooth_l1, features.cosine, features.fd, features.cwd,
         features.spatial_attention, relations.relation_kl, ctc.ctc_frames, distribution.mmd_mean, distribution.gram,
     )
 }  # fmt: skip

@@ -41,6 +41,7 @@ class Rehearsal:
     teacher_milliseconds: float
     teacher_bytes: int
     teacher_metric: str
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         head = ("term", "student", "teacher", "adapter", "value", "gradient", "weight", "share", "ms")
@@ -54,7 +55,7 @@ class Rehearsal:
         table = "\n".join(line.rstrip() for line in padded)
         metric = f", {self.teacher_metric}" if self.teacher_metric else ""
         took = f"{self.teacher_milliseconds:.1f} ms, {self.teacher_bytes} bytes a sample in a cache"
-        return f"{table}\nteacher  {took}{metric}"
+        return "\n".join([table, f"teacher  {took}{metric}", *(f"note: {note}" for note in self.notes)])
 
 
 def rehearse(
@@ -83,7 +84,8 @@ def rehearse(
         tolerance: by how much of the stated value ours may be worse.
 
     Raises:
-        UsageError: a term without any gradient; shapes that do not fit; a teacher that shares weights with the student,
+        UsageError: a term without any gradient, unless it is because the student starts as a copy of its teacher, which
+            the text then says; shapes that do not fit; a teacher that shares weights with the student,
             draws random numbers, gives other outputs the second time, or is worse than its manifest says.
         ZooError: values that are not finite.
     """
@@ -100,12 +102,14 @@ def rehearse(
     seen: Seen = student(pick(batch, inputs))
     parameters = [p for p in student.parameters() if p.requires_grad]
     weights = objective.weights(step)
-    looked_at = []
+    looked_at, notes = [], []
     for term in objective.terms:
         begin = time.perf_counter()
         value, norm = _look(term, seen, taught, batch, step, parameters)
         looked_at.append((term, value, norm, (time.perf_counter() - begin) * 1e3))
-        if norm == 0 and term.name not in idle:
+        if _alike(term, seen, taught):
+            notes.append(f"the term {term.name!r} begins at 0: the student starts as its teacher, a copy of itself")
+        elif norm == 0 and term.name not in idle:
             raise UsageError(
                 f"The term {term.name!r} has a gradient of 0 (its value is {value:.4g}): it would change nothing.",
                 "Is its point behind a detach or in a frozen part, its mask empty, or the student its own teacher?",
@@ -122,7 +126,7 @@ def rehearse(
     if taught is not None:
         tensors = [x for x in pack(taught.at).values() if x.ndim]
         stored = sum(x[0].numel() * min(x.element_size(), 4) for x in tensors)
-    return Rehearsal(rows, milliseconds, stored, shown)
+    return Rehearsal(rows, milliseconds, stored, shown, tuple(notes))
 
 
 def _look(
@@ -139,6 +143,15 @@ def _look(
     found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     squares = [g.float().square().sum() for g in found if g is not None]
     return value, float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def _alike(term: Term, seen: Seen, taught: Seen | None) -> bool:
+    """Return whether student and teacher show the same numbers that do take a gradient."""
+    if taught is None or not isinstance(term.teacher, str) or not isinstance(term.student, str) or term.adapter:
+        return False
+    ours, theirs = (s.out if n == "out" else s.at[n] for s, n in ((seen, term.student), (taught, term.teacher)))
+    both = isinstance(ours, Tensor) and isinstance(theirs, Tensor) and ours.requires_grad and ours.shape == theirs.shape
+    return both and torch.equal(ours, theirs)
 
 
 def _taught(teacher: Teacher | None, student: nn.Module, batch: Any) -> tuple[Seen | None, float]:

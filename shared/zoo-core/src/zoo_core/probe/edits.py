@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -78,16 +78,21 @@ class Edit:
             other function at `in`, `out` or `head_out`. Functions must be hashable, as all of a run's settings.
         change: what is done; (tensor) -> tensor of the same shape.
         heads: which heads a function changes, of a tensor (B, H, ...); None: all. Named changes have a number a head.
+        when: which samples are changed: (the tensor at the point) -> (B,) bool; None: all. So one call computes samples
+            with and without the edit. It sees the tensor alone, because checkpointing may compute a part again.
 
     Raises:
-        UsageError: heads of a named change, or at a point without heads.
+        UsageError: heads of a named change, or at a point without heads; `when` of a `KeyBias`.
     """
 
     point: Point
     change: Change
     heads: tuple[int, ...] | None = None
+    when: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        if self.when is not None and isinstance(self.change, KeyBias):
+            raise UsageError(f"{self.point}: a bias of keys is for all samples.", "Leave `when` out.")
         if self.heads is None:
             return
         if isinstance(self.change, ScaleHeads | TowardValue | KeyBias) or self.point.what in ("in", "out"):
@@ -97,9 +102,24 @@ class Edit:
             )
 
     @property
-    def applied(self) -> Change:
-        """The change, to these heads."""
-        return self.change if self.heads is None else _OnHeads(self.change, self.heads)  # type: ignore[arg-type]
+    def applied(self) -> Any:
+        """The change, to these heads of these samples."""
+        change: Any = self.change if self.heads is None else _OnHeads(self.change, self.heads)  # type: ignore[arg-type]
+        return change if self.when is None else _OnSamples(change, self.when)
+
+
+@dataclass(frozen=True)
+class _OnSamples:
+    change: Callable[..., Tensor]
+    when: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor, *value: Tensor) -> Tensor:
+        chosen = self.when(x)
+        if chosen.shape != x.shape[:1] or chosen.dtype != torch.bool:
+            raise UsageError(
+                f"`when` gave {tuple(chosen.shape)} of {chosen.dtype} for {len(x)} samples.", "Give (B,) booleans."
+            )
+        return torch.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), self.change(x, *value), x)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import UsageError, ZooError
-from zoo_core.probe.edits import TowardValue
 from zoo_core.probe.points import Point
 from zoo_core.probe.views import Argument, Border, Masks
 
@@ -137,7 +136,7 @@ class ChangeIn:
 class HeldValue:
     """`TowardValue` needs the value, which passes first: it is kept from there until the output passes."""
 
-    def __init__(self, change: TowardValue, read: Read) -> None:
+    def __init__(self, change: Callable[[Tensor, Tensor], Tensor], read: Read) -> None:
         self.change, self.read = change, read
         self.value: Tensor | None = None
 

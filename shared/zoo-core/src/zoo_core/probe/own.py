@@ -102,7 +102,7 @@ class Layer:
             change = edit.applied
             if isinstance(change, KeyBias):
                 continue
-            if isinstance(change, TowardValue):
+            if isinstance(edit.change, TowardValue):
                 made.setdefault("v", [])
                 made.setdefault("head_out", []).append(_Toward(change, value))
             else:
@@ -132,7 +132,7 @@ class _Kept:
 
 
 class _Toward:
-    def __init__(self, change: TowardValue, value: list[Tensor]) -> None:
+    def __init__(self, change: Callable[[Tensor, Tensor], Tensor], value: list[Tensor]) -> None:
         self.change, self.value = change, value
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -136,6 +136,7 @@ class Probe(nn.Module):
     def _edit(self, edit: Edit) -> None:
         point, change = edit.point, edit.applied
         module = submodule(self.module, point.path)
+        toward = isinstance(edit.change, TowardValue)
         if isinstance(module, Attention) and (isinstance(change, KeyBias) or point.what not in ("in", "out")):
             self._our(point.path, module).edit(edit)
             return
@@ -146,7 +147,7 @@ class Probe(nn.Module):
             self._before(module, AddBias(change.b, masks))
             return
         if point.what in ("in", "out"):
-            if isinstance(change, TowardValue):
+            if toward:
                 raise UsageError(f"TowardValue acts at head_out, not at {point}.")
             border: Border | None = Border(module, "in" if point.what == "in" else "out", _as_it_is, _as_it_is)
         elif point.what == "head_out":
@@ -157,7 +158,7 @@ class Probe(nn.Module):
                     f"{point}: {type(module).__name__} never shows the heads' output to a hook: no edit.",
                     "Replace the module by zoo_core.attention.",
                 )
-            if isinstance(change, TowardValue):
+            if toward:
                 change = HeldValue(change, view.v.read)
                 # the value passes before the output does, in the same call
                 if view.v.side == "out":

@@ -34,7 +34,8 @@ A task is a plain object. This is a whole one::
 Calling `fit` again with the same folder goes on where the run stopped, also after kill -9. What depends on the step (a
 loss weight, say) travels as a tensor in the batch; then it works compiled and in a CUDA graph too. `describe(step)`, if
 there, names a batch's samples in the message about a NaN; `parts()`, if there, the modules that `compile: true`
-compiles one by one, for batches of many shapes. Under torchrun every process makes the whole batch and keeps its rows.
+compiles one by one, for batches of many shapes; `fill_cache()`, if there, is what `stage: cache` does instead of
+training. Under torchrun every process makes the whole batch and keeps its rows.
 """
 
 from __future__ import annotations

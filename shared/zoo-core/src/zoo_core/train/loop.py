@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from zoo_core.config import dump_recipe, recipe_hash
-from zoo_core.errors import InterruptedRunError
+from zoo_core.errors import InterruptedRunError, UsageError
 from zoo_core.io.atomic import check_writable, whole
 from zoo_core.nn.number_format import number_format
 from zoo_core.train.curves import draw_curves
@@ -26,7 +27,7 @@ from zoo_core.train.hardware import describe_hardware, peak_memory_bytes, wait_f
 from zoo_core.train.log import Journal, Meter
 from zoo_core.train.pace import Pace, duration
 from zoo_core.train.prefetch import Part, prefetched
-from zoo_core.train.recipe import TrainRecipe
+from zoo_core.train.recipe import CachingRecipe, TrainRecipe
 from zoo_core.train.record import RunRecord, Status, commit, now, versions
 from zoo_core.train.regions import compile_parts
 from zoo_core.train.resume import check_same_run, finished_record, optimizer_state, restore_optimizer, starting_point
@@ -38,6 +39,7 @@ from zoo_core.train.task import (
     CompilesParts,
     Configures,
     DescribesBatches,
+    FillsCache,
     LearnsFromOthers,
     PublishesPart,
     Rehearses,
@@ -51,6 +53,7 @@ LOG = logging.getLogger("zoo_core.train")
 
 REHEARSED_STEPS = 50  # of a dry run with batches of several shapes, or as many as
 REHEARSED_SECONDS = 15.0  # allow
+CACHE_TOLD_SECONDS = 10.0  # between two lines about a cache that is being filled
 
 Resume = Literal["auto", "never"] | Path
 Until = Callable[[Sequence[Mapping[str, float]]], bool]
@@ -87,7 +90,8 @@ def fit(
         until: says from the metrics of all evaluations so far whether the run ends before its last step.
 
     Returns:
-        The run record; its status is `time limit` if the recipe's time ran out (the run can be resumed).
+        The run record; its status is `time limit` if the recipe's time ran out (the run can be resumed), `cached` if
+        the recipe's stage was that alone.
 
     Raises:
         InterruptedRunError: SIGINT or SIGTERM came; the state is saved.
@@ -99,7 +103,11 @@ def fit(
     try:
         with stop_requests() as request, number_format(recipe.precision, benchmark=True):
             run = _Run(task, recipe, out, fabric, request, until)
-            return run.rehearse() if dry_run else run.whole(resume, after, keep_optimizer=keep_optimizer)
+            if dry_run:
+                return run.rehearse()
+            if isinstance(recipe, CachingRecipe) and recipe.stage == "cache":
+                return run.fill_cache()
+            return run.whole(resume, after, keep_optimizer=keep_optimizer)
     finally:
         task.module = bare
 
@@ -368,7 +376,32 @@ class _Run:
             identities=self.identities,
         )
 
-    # -- dry run ------------------------------------------------------------------------------------------------------
+    # -- the cache, and the dry run ------------------------------------------------------------------------------------
+
+    def fill_cache(self) -> RunRecord:
+        """Write down the teacher's outputs, and nothing in the run's folder; what is there already stays."""
+        if not isinstance(self.task, FillsCache):
+            raise UsageError(
+                "stage=cache: nothing is kept of a teacher here.", "Give the recipe a teacher and a cache."
+            )
+        if self.fabric.world_size > 1:
+            raise UsageError("Several processes cannot fill one cache.", "Run stage=cache in one process.")
+        done, count, told = 0, 0, time.monotonic()
+        with closing(self.task.fill_cache()) as filling:  # what was taken in is written also where it stops
+            for done, count in filling:
+                if time.monotonic() - told > CACHE_TOLD_SECONDS:
+                    LOG.info("the teacher's outputs of %d of %d samples are there", done, count)
+                    told = time.monotonic()
+                if self._stopping(done):
+                    break
+        if self.request.signal is not None:
+            raise InterruptedRunError(
+                f"Stopped by {self.request.signal.name} after {done} samples; they are kept.",
+                "The same command goes on from there.",
+                exit_code=self.request.exit_code,
+            )
+        self.metrics = {"cached_samples": float(done)}
+        return self._record("cached" if done == count else "time limit", 0)
 
     def rehearse(self) -> RunRecord:
         """Run one step that sets everything up, two or more that are timed, and one evaluation; write nothing.

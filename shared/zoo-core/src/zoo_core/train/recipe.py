@@ -54,3 +54,13 @@ class TrainRecipe(BaseModel):
     smoke: dict[str, Any] = Field(
         default_factory=dict, description="values of these keys under --smoke: a run of seconds"
     )
+
+
+class CachingRecipe(TrainRecipe):
+    """Of a package that can keep what a teacher gives: `stage=cache` writes it down beforehand, once for many runs."""
+
+    may_change: ClassVar[frozenset[str]] = TrainRecipe.may_change | {"stage"}
+
+    stage: Literal["train", "cache"] = Field(
+        "train", description="cache: only write down the teacher's outputs that are not there yet"
+    )

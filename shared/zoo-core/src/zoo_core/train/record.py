@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Status = Literal["finished", "time limit", "dry run"]
+Status = Literal["finished", "time limit", "dry run", "cached"]
 
 
 class RunRecord(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -71,6 +71,15 @@ class LearnsFromOthers(Protocol):
 
         "NAME.PART" -> what a part of it is; parts decide nothing, and say what has changed where the whole has.
         """
+        ...
+
+
+@runtime_checkable
+class FillsCache(Protocol):
+    """A task that keeps what its teacher gives, for a recipe with `stage=cache`."""
+
+    def fill_cache(self) -> Generator[tuple[int, int]]:
+        """Write down what is missing; yield how many samples are there, and of how many. It may be stopped anywhere."""
         ...
 
 

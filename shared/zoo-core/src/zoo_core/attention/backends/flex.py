@@ -22,6 +22,8 @@ from zoo_core.attention.call import Call, Result, grouped
 from zoo_core.attention.masks import FULL, PARTIAL, TILE, Mask
 from zoo_core.attention.values import Pairs
 
+KINDS = 256  # of masks, shapes and types that are kept compiled
+
 
 def refusal(call: Call) -> str:
     """Return why it cannot run a call."""
@@ -71,17 +73,37 @@ def run(call: Call) -> Result:
 def _kernel(call: Call, **options: Any) -> tuple[Tensor, Tensor | None]:
     from torch.nn.attention import flex_attention as flex
 
-    attention: Any = _compiled() if call.device.type == "cuda" else flex.flex_attention
+    attention: Any = compiled if call.device.type == "cuda" else uncompiled
     options["scale"] = call.scale
+    if "lse" not in call.need:
+        return attention(call.q, call.k, call.v, **options), None
+    if "return_aux" in inspect.signature(flex.flex_attention).parameters:
+        out, aux = attention(call.q, call.k, call.v, return_aux=flex.AuxRequest(lse=True), **options)
+        return out, aux.lse
+    out, lse = attention(call.q, call.k, call.v, return_lse=True, **options)
+    return out, lse
+
+
+def uncompiled(*given: Any, **options: Any) -> Any:
+    """Run FlexAttention without its kernel: on scores of all pairs."""
+    from torch.nn.attention.flex_attention import flex_attention
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-        if "lse" not in call.need:
-            return attention(call.q, call.k, call.v, **options), None
-        if "return_aux" in inspect.signature(flex.flex_attention).parameters:
-            out, aux = attention(call.q, call.k, call.v, return_aux=flex.AuxRequest(lse=True), **options)
-            return out, aux.lse
-        out, lse = attention(call.q, call.k, call.v, return_lse=True, **options)
-        return out, lse
+        return flex_attention(*given, **options)
+
+
+def compiled(*given: Any, **options: Any) -> Any:
+    """Run FlexAttention's kernel, compiled for this kind of mask, these shapes and types if it was not yet.
+
+    PyTorch stops to compile a function after 8 kinds, and would then quietly compute scores of all pairs.
+    """
+    if torch.compiler.is_compiling():
+        return _compiled()(*given, **options)
+    from torch._dynamo import config
+
+    with config.patch(recompile_limit=KINDS, accumulated_recompile_limit=KINDS):
+        return _compiled()(*given, **options)
 
 
 @cache

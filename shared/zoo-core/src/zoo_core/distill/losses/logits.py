@@ -7,8 +7,8 @@ the gradient becomes that of the squared distance of centred logits over C.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -136,7 +136,7 @@ def cross_entropy(student: Tensor, target: Tensor, *, mask: Tensor | None = None
     return mean_inside(values, mask, dims=values.ndim - 1)
 
 
-def mixture(logits: Sequence[Tensor], weights: Sequence[float], *, tau: float = 1.0) -> Tensor:
+def mixture(logits: Sequence[Tensor], weights: Sequence[float] | Tensor, *, tau: float = 1.0) -> Tensor:
     """Return logits whose softmax at temperature tau is the weighted mean of several teachers' probabilities.
 
     The weighted sum of `kl` to several teachers of one label space and temperature equals `kl` to this mixture plus a
@@ -144,12 +144,46 @@ def mixture(logits: Sequence[Tensor], weights: Sequence[float], *, tau: float = 
 
     Args:
         logits: of each teacher, all (..., C).
-        weights: of each, above 0; scaled to sum 1.
+        weights: of each, above 0; or (teachers, ...), of each at every place. Scaled to sum 1.
         tau: temperature of both.
     """
-    total = sum(weights)
-    parts = [torch.log_softmax(wide(x) / tau, -1) + math.log(w / total) for x, w in zip(logits, weights, strict=True)]
-    return torch.logsumexp(torch.stack(parts), dim=0) * tau
+    parts = torch.stack([torch.log_softmax(wide(x) / tau, -1) for x in logits])
+    given = torch.as_tensor(weights, dtype=parts.dtype, device=parts.device)
+    if len(given) != len(parts):
+        raise UsageError(f"{len(given)} weights were given for {len(parts)} teachers.", "Give one for each.")
+    shares = (given / given.sum(0)).log()
+    return torch.logsumexp(parts + shares.reshape(shares.shape + (1,) * (parts.ndim - shares.ndim)), dim=0) * tau
+
+
+def confidence(logits: Sequence[Tensor]) -> Tensor:
+    """Return weights (teachers, ...) for `mixture`: exp(-H) of each teacher's entropy H at a place, scaled to sum 1."""
+    certain = [-torch.special.entr(torch.softmax(wide(x), -1)).sum(-1) for x in logits]
+    return torch.softmax(torch.stack(certain), dim=0)
+
+
+def mixture_kl(
+    student: Tensor,
+    teachers: Sequence[Tensor],
+    *,
+    mask: Tensor | None = None,
+    tau: float = 1.0,
+    weights: Sequence[float] | Literal["confidence"] = "confidence",
+) -> Tensor:
+    """`kl` to the `mixture` of several teachers, weighted by hand or at every place by their `confidence`.
+
+    Args:
+        student: (B, ..., C).
+        teachers: all of that shape.
+        mask: (B, ...).
+        tau: temperature.
+        weights: one number a teacher, or confidence.
+    """
+    for teacher in teachers:
+        same_shape(student, teacher)
+    if isinstance(weights, str) and weights != "confidence":
+        raise UsageError(f"weights={weights!r} is no way to weigh teachers.", "Give numbers, or confidence.")
+    shares = confidence(teachers) if isinstance(weights, str) else weights
+    return kl(student, mixture(teachers, shares, tau=tau), mask=mask, tau=tau)
 
 
 def _kl(s: Tensor, t: Tensor) -> Tensor:

@@ -9,16 +9,15 @@ a = 1 / sqrt(d_T), b = 1 / sqrt(d_S) and attn(x, y; z) = softmax(x y^T / sqrt(d)
 
 so the gradient needs the difference of two maps only, applied to something narrow. Three ways, one result:
 
-- `explicit`: the definition, by autograd; keeps B H N N numbers several times.
+- `explicit`: the definition, by autograd; keeps B H N N numbers several times. Unlike the others, it multiplies in TF32
+  where a run allows that.
 - `blocks`: rows in blocks, the difference of the maps formed before it is applied, so nothing cancels.
 - `fused`: stock fused attention calls; memory O(N d), and where student and teacher are close the two outputs cancel,
-  which single precision survives and half does not (so all ways compute in float32, without TF32).
+  which single precision survives and half does not (so all ways compute in float32).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -28,6 +27,7 @@ from torch.nn import functional
 
 from zoo_core.distill.losses.reduce import wide
 from zoo_core.errors import UsageError
+from zoo_core.nn.number_format import number_format
 
 Way = Literal["auto", "explicit", "blocks", "fused"]
 Pair = tuple[Tensor, Tensor]
@@ -43,7 +43,7 @@ def relation_kl(
         student: x (B, H, N, d_S) and y, the same shape (or with fewer heads that are shared by groups of x's).
         teacher: x and y, (B, H, N, d_T); the widths may differ, so no adapter is needed.
         mask: (B, N), True on tokens; others are neither rows nor keys. At least one a sample.
-        way: see the module; auto is explicit for small N, else blocks.
+        way: see the module; auto is explicit for small N without TF32, else blocks.
         block: rows at a time, for `blocks`.
 
     Returns:
@@ -62,7 +62,8 @@ def relation_kl(
     weight = rows / (heads * rows.sum(1, keepdim=True).clamp(min=1))
     keys = None if mask is None else mask.bool()
     if way == "auto":
-        way = "explicit" if tokens <= SMALL else "blocks"
+        coarse = x_s.is_cuda and torch.backends.cuda.matmul.allow_tf32
+        way = "explicit" if tokens <= SMALL and not coarse else "blocks"
     if way == "explicit":
         return _explicit(x_s, y_s, x_t.detach(), y_t.detach(), keys, weight)
     result: Tensor = _Relation.apply(x_s, y_s, x_t.detach(), y_t.detach(), keys, weight, way == "fused", block)
@@ -96,7 +97,7 @@ class _Relation(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x_s, y_s, x_t, y_t, keys, weight)
         ctx.fused, ctx.block = fused, block
-        with exact_products():
+        with number_format("fp32"):
             if fused:
                 rows = _fused_rows(x_s, y_s, x_t, y_t, keys, block)
             else:
@@ -114,7 +115,7 @@ class _Relation(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x_s, y_s, x_t, y_t, keys, weight = ctx.saved_tensors
         scaled = (weight * gradient[:, None])[:, None, :, None] * x_s.shape[-1] ** -0.5
-        with exact_products():
+        with number_format("fp32"):
             if ctx.fused:
                 dx, dy = _fused_gradient(x_s, y_s, x_t, y_t, keys, scaled)
             else:
@@ -175,15 +176,3 @@ def _as_many_heads(x: Tensor, y: Tensor) -> Pair:
     if x.ndim != 4 or y.ndim != 4:
         raise UsageError(f"Relations are between (B, H, N, d) tensors, got {tuple(x.shape)} and {tuple(y.shape)}.")
     return x, (y if x.shape[1] == y.shape[1] else y.repeat_interleave(x.shape[1] // y.shape[1], dim=1))
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Inside: float32 products on CUDA without TF32, whatever the run's precision."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32 = before

@@ -185,8 +185,10 @@ def _stamps(column: Any) -> tuple[Any, Any, bool]:
     wall. Others are hours and the like, which a change of clocks makes no longer: they are counted in UTC.
     """
     try:
-        column = _pandas().to_datetime(column)
-    except (ValueError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # how pandas 2 says that zones are mixed
+            column = _pandas().to_datetime(column)
+    except (ValueError, TypeError, FutureWarning) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The column {column.name!r} holds no time stamps of one time zone ({reason}).") from error
     zone = getattr(column.dt, "tz", None)

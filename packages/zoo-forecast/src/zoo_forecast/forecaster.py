@@ -64,8 +64,7 @@ class Forecast:
         Raises:
             UsageError: a level is not.
         """
-        if wrong := [level for level in levels if not 0 < level < 1]:
-            raise UsageError(f"{wrong[0]} is no quantile level.", "Levels lie between 0 and 1, such as 0.1 0.5 0.9.")
+        check_levels(levels)
         # not torch's, which refuses more than 2^24 numbers
         found = np.quantile(self.samples.numpy(), levels, axis=1, method="nearest" if self.whole else "linear")
         return torch.from_numpy(found).transpose(0, 1)
@@ -317,6 +316,12 @@ class Forecaster:
             self._texts.update(zip(batch, tokens, strict=True))
         while len(self._texts) > max(TEXTS, len(wanted)):
             self._texts.popitem(last=False)
+
+
+def check_levels(levels: Sequence[float]) -> None:
+    """Raise UsageError for the first level that is not between 0 and 1."""
+    if wrong := [level for level in levels if not 0 < level < 1]:
+        raise UsageError(f"{wrong[0]} is no quantile level.", "Levels lie between 0 and 1, such as 0.1 0.5 0.9.")
 
 
 def _check(request: Request) -> None:

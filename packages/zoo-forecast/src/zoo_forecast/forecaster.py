@@ -268,11 +268,11 @@ class Forecaster:
         unknown = torch.full((width,), float("nan"))
         return torch.stack([unknown if vector is None else vector for vector in found]) if found else torch.empty(0, 0)
 
-    def predict_df(self, df: Any, *, prediction_length: int, **options: Any) -> Any:
+    def predict_df(self, df: Any, future_df: Any = None, *, prediction_length: int, **options: Any) -> Any:
         """Forecast every item of a long pandas frame; arguments and result as of `zoo_forecast.frames.predict_df`."""
         from zoo_forecast.frames import predict_df
 
-        return predict_df(self, df, prediction_length=prediction_length, **options)
+        return predict_df(self, df, future_df, prediction_length=prediction_length, **options)
 
     def cross_validation_df(self, df: Any, *, prediction_length: int, **options: Any) -> Any:
         """Forecast a pandas frame's own past; arguments and result as of `zoo_forecast.frames.cross_validation_df`."""
@@ -342,19 +342,20 @@ def _tracks(rows: Sequence[Values], covariates: Sequence[Any] | None, horizon: i
 
 
 def _guess(value: float, samples: int) -> Tensor:
-    """Return samples (S,) after a single observation: a normal distribution around it, half of its size wide.
+    """Return samples (S,) after a single observation: normal around it, with half of its size as standard deviation.
 
-    That is a convention, as one value shows no spread. It is flat over the horizon, and of the units of the series.
+    That is a convention, as one value shows no spread: flat over the horizon, and of the units of the series. Zero has
+    no size: there it is half of 1.
     """
     ranks = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples
-    around: Tensor = value + abs(value) / 2 * torch.special.ndtri(ranks)
+    around: Tensor = value + (abs(value) or 1.0) / 2 * torch.special.ndtri(ranks)
     return around
 
 
 def _alone(series: Series) -> tuple[str, ...]:
     if series.observed != 1:
         return ()
-    return ("one value was observed: the width of the forecast is a guess, half of that value",)
+    return ("one value was observed: the width of the forecast is a guess, half of that value or of 1",)
 
 
 def _itself(series: Series) -> str:

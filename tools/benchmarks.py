@@ -36,9 +36,9 @@ not the default where it is installed, for three reasons that `zoo bench imdn-x4
 openvino tools/bench_stages.py` show. It calls the same oneDNN convolutions, so on a whole image it saves only what
 lies between them. Cut at the gates, as tiles need it, it is slower than packed stages, as every stage hands its maps
 over. And it converts the network first, which takes longer than an image of this size. Its lead on whole images is
-mostly memory that it keeps and that glibc takes back from PyTorch after every image: compare under
-`MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456`. That setting is the process's, so it is left to
-you; for a folder of small images it helps."""
+memory that it keeps and that glibc takes back from PyTorch after every image. `zoo predict` tells glibc to keep it, in
+its own process; a library must not, so for `zoo bench` say it yourself and packed stages are the fastest:
+`MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456`."""
 
 
 def records(kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from zoo_core.catalog import find
+from zoo_core.nn.number_format import number_format
 from zoo_core.train import fit, launch
 from zoo_core.train.log import read_table
 from zoo_core.train.structure import map_tensors
@@ -75,7 +76,7 @@ def test_a_line_alone_is_the_line_in_a_batch() -> None:
     assert isinstance(network, HTRJAND)
     lines = torch.randn(5, 1, 64, 200, device="cuda")
     widths = torch.tensor([200, 31, 77, 128, 4], device="cuda")
-    with torch.inference_mode():
+    with torch.inference_mode(), number_format("fp32"):
         together = network(lines, widths).logits.log_softmax(2)
         for i, n in enumerate(widths.tolist()):
             alone = network(lines[i : i + 1, ..., :n]).logits[0].log_softmax(1)

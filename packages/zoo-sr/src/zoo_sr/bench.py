@@ -20,6 +20,7 @@ from torch.nn import functional
 from zoo_core.bench import BenchReport, Limits, NotRun, Way, compare
 from zoo_core.catalog import CatalogEntry
 from zoo_core.errors import UsageError, ZooError, did_you_mean
+from zoo_core.nn.number_format import number_format
 from zoo_core.predict import choose_device
 from zoo_core.weights.build import build
 from zoo_core.weights.find import find
@@ -206,7 +207,7 @@ def _cuda_ways(module: nn.Module, image: Image, against: Sequence[str]) -> Made:
         return _eight_bit(output, peak)
 
     def exact() -> Tensor:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+        with number_format("fp32", benchmark=True):
             return cast(Tensor, _no_grad(plain_eager, module, x))
 
     def fused() -> Way:

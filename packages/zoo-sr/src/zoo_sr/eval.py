@@ -26,6 +26,7 @@ from zoo_core.evaluate import Check, Report, Way
 from zoo_core.io.images import SUFFIXES, read_image
 from zoo_core.io.inputs import Source
 from zoo_core.io.packs import Example, Pack, find_pack, open_pack, packs_root
+from zoo_core.nn.number_format import number_format
 from zoo_core.predict import DTYPES, choose_device
 from zoo_core.train.hardware import describe_hardware
 from zoo_core.train.record import commit, versions
@@ -97,8 +98,7 @@ class Network:
         below, right = -height % self.multiple_of, -width % self.multiple_of
         padded = np.pad(image, ((0, below), (0, right), (0, 0)), "symmetric")
         x = torch.from_numpy(padded).to(self.device).movedim(2, 0)[None].float() * (self.top / 255)
-        # PyTorch lets cuDNN compute fp32 convolutions in tf32; here fp32 means fp32
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with number_format("fp32"):
             output = self.module(x.to(self.dtype))[0].float() / self.top
         if not torch.isfinite(output).all():
             raise ZooError(f"The output in {self.dtype} is not finite.", "Use --precision fp32.")

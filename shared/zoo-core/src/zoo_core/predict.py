@@ -24,6 +24,7 @@ from zoo_core.errors import InputError, MissingDependencyError, UsageError, ZooE
 from zoo_core.io.atomic import check_writable, remove_leftovers
 from zoo_core.io.inputs import Source, expand
 from zoo_core.io.results import Planned, plan
+from zoo_core.nn.number_format import number_format
 from zoo_core.options import Options, parse_options
 
 Item = TypeVar("Item")
@@ -152,7 +153,7 @@ class Predictor(ABC, Generic[Item, Prepared, Output]):
         """Yield the results of one input."""
         for item in self.read(source):
             prepared = self.prepare(item)
-            with torch.inference_mode():
+            with torch.inference_mode(), number_format(self.precision):
                 output = self.forward(prepared, progress=progress)
             yield self.finish(item, output)
 
@@ -286,7 +287,7 @@ def _compute(
         pairs = ready.result()
         if not pairs:
             return None
-        with torch.inference_mode():
+        with torch.inference_mode(), number_format(predictor.precision):
             return [(item, predictor.forward(prepared, progress=tell)) for item, prepared in pairs]
     except Exception as error:
         return _as_zoo_error(job.source, error)

@@ -16,6 +16,7 @@ import click
 
 from zoo_core import catalog
 from zoo_core.cli import output
+from zoo_core.cli.memory import keep_freed_memory
 from zoo_core.cli.model_options import chosen, click_options, file_formats
 from zoo_core.errors import InputError, UsageError
 from zoo_core.options import parse_options
@@ -146,6 +147,7 @@ def command(
         # a wrong option is said before torch is loaded
         parse_options(entry.code("options"), options, model=model)
 
+    keep_freed_memory()
     from zoo_core.io.inputs import expand
     from zoo_core.predict import load, run
 

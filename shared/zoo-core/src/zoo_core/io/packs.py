@@ -72,7 +72,10 @@ def packs_root() -> Path | None:
     named = os.environ.get("ZOO_PACKS")
     if named:
         return Path(named)
-    checkout = Path(__file__).resolve().parents[5]
+    above = Path(__file__).resolve().parents
+    if len(above) < 6:  # installed near the root of the file system: no checkout
+        return None
+    checkout = above[5]
     beside = checkout.parent / "shared" / "data"
     return beside if (checkout / "packages").is_dir() and beside.is_dir() else None
 

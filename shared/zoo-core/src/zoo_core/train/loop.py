@@ -17,6 +17,7 @@ from torch import nn
 from zoo_core.config import dump_recipe, recipe_hash
 from zoo_core.errors import InterruptedRunError
 from zoo_core.io.atomic import check_writable, whole
+from zoo_core.nn.number_format import number_format
 from zoo_core.train.curves import draw_curves
 from zoo_core.train.devices import launch
 from zoo_core.train.ema import Ema
@@ -31,7 +32,7 @@ from zoo_core.train.regions import compile_parts
 from zoo_core.train.resume import check_same_run, finished_record, optimizer_state, restore_optimizer, starting_point
 from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, existing, read_checkpoint, sweep, write_checkpoint
-from zoo_core.train.step import Step, number_format
+from zoo_core.train.step import Step
 from zoo_core.train.structure import map_tensors, tensors_in
 from zoo_core.train.task import (
     CompilesParts,
@@ -96,7 +97,7 @@ def fit(
     fabric = fabric or launch(recipe)
     bare = task.module
     try:
-        with stop_requests() as request, number_format(recipe.precision):
+        with stop_requests() as request, number_format(recipe.precision, benchmark=True):
             run = _Run(task, recipe, out, fabric, request, until)
             return run.rehearse() if dry_run else run.whole(resume, after, keep_optimizer=keep_optimizer)
     finally:

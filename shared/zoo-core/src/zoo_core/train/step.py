@@ -15,7 +15,7 @@ from zoo_core.train.structure import map_tensors, tensors_in
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-    from zoo_core.train.recipe import Precision, TrainRecipe
+    from zoo_core.train.recipe import TrainRecipe
     from zoo_core.train.task import Task
 
 AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -144,22 +144,3 @@ class _Graph:
     inputs: list[Tensor]
     values: Tensor
     gradients: list[Tensor | None]
-
-
-class number_format:
-    """While inside: matrix products and convolutions in plain fp32 or in tf32, as the precision says, on CUDA.
-
-    PyTorch's own start value is tf32 for convolutions; here "fp32" means it.
-    """
-
-    def __init__(self, precision: Precision) -> None:
-        self.tf32 = precision != "fp32"
-
-    def __enter__(self) -> None:
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        self.before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = self.tf32, self.tf32, True
-
-    def __exit__(self, *_: object) -> None:
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = self.before

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from zoo_core.errors import InputError, MissingDependencyError, UsageError
+from zoo_forecast.backtesting import windows
 from zoo_forecast.calendar import Stamps
 from zoo_forecast.forecaster import Forecast, Forecaster, check_levels
 from zoo_forecast.future import future_columns, tracks
@@ -124,30 +125,15 @@ def cross_validation_df(
         InputError: see `predict_df`.
     """
     _check_levels(quantile_levels)
-    step = prediction_length if step_size is None else step_size
-    for name, number in (("n_windows", n_windows), ("step_size", step), ("prediction_length", prediction_length)):
-        if number < 1:
-            raise UsageError(f"{name} is {number}, but must be at least 1.")
     columns = Columns(id_column, timestamp_column, target, text_column, _names(covariates))
     table = _read(df, columns, None, freq, allow_future_text=True)  # of each window only those before it are read
-    past, came, coming, shown = [], [], [], []
-    for item in table.items:
-        for window in reversed(range(n_windows)):
-            origin = len(item.values) - gap - prediction_length - window * step
-            if origin < 1:
-                raise UsageError(
-                    f"Item {item.name!r} has {len(item.values)} points: too few for {n_windows} windows.",
-                    "Ask for fewer, or leave it out.",
-                )
-            past.append(item.until(origin))
-            first, end = origin + gap, origin + gap + prediction_length
-            came.append(item.values[first:end])
-            coming.append(item.stamps[first:end])
-            shown.append(item.covariates[:, :end] if item.covariates is not None else None)
-    options |= {"gap": gap, "covariates": shown if columns.covariates else None}
+    found = windows(table.items, prediction_length, count=n_windows, step=step_size, gap=gap)
+    past = [window.past for window in found]
+    coming = [window.item.stamps[window.first : window.end] for window in found]
+    options |= {"gap": gap, "covariates": [window.covariates for window in found]}
     forecast = _forecast(forecaster, table, past, prediction_length, options)
     cutoffs = np.repeat(np.array([item.stamps[-1] for item in past]), prediction_length)
-    more = {"cutoff": _zoned(table, cutoffs), table.columns.target: np.concatenate(came)}
+    more = {"cutoff": _zoned(table, cutoffs), table.columns.target: np.concatenate([window.came for window in found])}
     return _frame(table, past, coming, forecast, quantile_levels, point, more)
 
 

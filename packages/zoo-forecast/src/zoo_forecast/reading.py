@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,13 @@ class Table:
     covariates: tuple[Values | None, ...] | None = None
 
 
-def read_input(source: Source, options: ForecastOptions) -> Table:
+def read_input(source: Source, options: ForecastOptions, *, ahead: bool = True) -> Table:
     """Read a file of any kind that is known: its content says which, packed by gzip or not.
+
+    Args:
+        source: the file.
+        options: what is wanted of it.
+        ahead: whether covariates of the horizon are needed; else those of the file stay with the items.
 
     Raises:
         InputError: it cannot be used; the file is named.
@@ -51,11 +56,11 @@ def read_input(source: Source, options: ForecastOptions) -> Table:
     data = _unpacked(source)
     try:
         if is_json_lines(data[:HEAD]):
-            return _json_lines(source, data, options)
+            return _json_lines(source, data, options, needed=options.gap + options.horizon if ahead else 0)
         if is_tsf(data[:HEAD]):
             found = read_tsf(data, _asked(options), freq=options.freq)
             return Table(source.name, _asked(options), tuple(found))
-        return _table(source, read_table(data, source.name), options)
+        return _table(source, read_table(data, source.name), options, needed=ahead)
     except (InputError, UsageError) as error:
         if source.name in error.message:
             raise
@@ -84,24 +89,26 @@ def _asked(options: ForecastOptions) -> Columns:
     )
 
 
-def _json_lines(source: Source, data: bytes, options: ForecastOptions) -> Table:
-    columns, ahead = _asked(options), options.gap + options.horizon
+def _json_lines(source: Source, data: bytes, options: ForecastOptions, *, needed: int) -> Table:
+    columns = _asked(options)
     if options.future_file is not None:
         raise InputError("JSON lines have their covariates in fields of their own.", "Leave --future-file out.")
     found, given = read_json_lines(data, columns, freq=options.freq)
     shown: list[Values | None] = []
     for item, own in zip(found, given, strict=True):
-        points = len(item.values) + ahead
+        points = len(item.values) + needed
         if own is not None and own.shape[1] < points:
             raise InputError(
                 f"item {item.name!r} has covariates for {own.shape[1]} points, but {points} are needed.",
                 "They are known over the horizon, too; or leave --covariates out.",
             )
         shown.append(None if own is None else own[:, :points])
+    if not needed:
+        found = [replace(item, covariates=own) for item, own in zip(found, shown, strict=True)]
     return Table(source.name, columns, tuple(found), covariates=tuple(shown) if columns.covariates else None)
 
 
-def _table(source: Source, table: arrow.Table, options: ForecastOptions) -> Table:
+def _table(source: Source, table: arrow.Table, options: ForecastOptions, *, needed: bool) -> Table:
     if not table.num_rows:
         raise InputError("the table has no rows.")
     names = list(table.column_names)
@@ -119,7 +126,7 @@ def _table(source: Source, table: arrow.Table, options: ForecastOptions) -> Tabl
     if options.future_file is not None:
         told = _future(source, found, columns, zone, options, ahead)
         found, shown = [item for item, _ in told], tuple(own for _, own in told)
-    elif columns.covariates:
+    elif columns.covariates and needed:
         raise InputError(
             f"the covariates {', '.join(columns.covariates)} are not known over the horizon.",
             f"Give --future-file, a table with the {ahead} rows of each item that follow.",

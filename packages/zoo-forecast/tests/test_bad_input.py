@@ -94,6 +94,22 @@ def test_mixed_time_zones_are_refused(forecaster: Forecaster) -> None:
         forecast(forecaster, frame)
 
 
+def test_mixed_time_zones_are_refused_in_files_too(tmp_path: Path, weights: Path) -> None:
+    path = tmp_path / "mixed.csv"
+    path.write_text("item_id,timestamp,target\na,2024-01-01T00:00+01:00,1\na,2024-01-02T00:00+02:00,2\n")
+    with pytest.raises(InputError, match=r"mixed.csv: the column 'timestamp' holds no time stamps of one time zone"):
+        zoo_core.load("aurora-base", weights=weights, device="cpu").predict(path)
+
+
+def test_a_parquet_file_that_is_nearly_all_repetition_is_refused_by_its_cells(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_frame().to_parquet(tmp_path / "bomb.parquet")
+    monkeypatch.setattr("zoo_forecast.tables.MAX_CELLS", 179)  # it has 180
+    with pytest.raises(InputError, match=r"bomb.parquet has over 179 cells"):
+        zoo_core.load("aurora-base", weights=weights, device="cpu").predict(tmp_path / "bomb.parquet")
+
+
 def test_irregular_stamps_are_refused_unless_a_frequency_is_given(forecaster: Forecaster) -> None:
     frame = a_frame(freq="h")
     late = pd.to_timedelta(np.random.default_rng(0).integers(-1000, 1000, ROWS), unit="s")
@@ -304,6 +320,23 @@ def test_covariates_are_only_read_when_named(forecaster: Forecaster) -> None:
         forecast(forecaster, frame, covariates=["price"])
     with pytest.raises(UsageError, match=r"list of columns.*\['price'\]"):
         forecast(forecaster, frame, future, covariates="price")
+
+
+def test_names_of_nixtla_come_back_everywhere(forecaster: Forecaster, tmp_path: Path, weights: Path) -> None:
+    names = {"item_id": "unique_id", "timestamp": "ds", "target": "y"}
+    frame, future = with_prices()
+    plain = forecast(forecaster, frame, future, covariates=["price"])
+    frame, future = frame.rename(columns=names), future.rename(columns=names)
+    out = forecast(forecaster, frame, future, covariates=["price"])
+    pd.testing.assert_frame_equal(out, plain.rename(columns=names).assign(target_name="y"))
+    tested = forecaster.cross_validation_df(frame, prediction_length=4, num_samples=3)
+    assert list(tested.columns[:5]) == ["unique_id", "ds", "cutoff", "y", "target_name"]
+    frame.to_csv(tmp_path / "sales.csv", index=False)
+    future.to_csv(tmp_path / "prices.csv", index=False)
+    done = predict(weights, tmp_path / "sales.csv", "--covariates", "price", "--future-file", tmp_path / "prices.csv",
+                   "-o", tmp_path / "out")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert list(pd.read_csv(tmp_path / "out/sales_forecast.csv").columns[:3]) == ["unique_id", "ds", "target_name"]
 
 
 def test_rows_of_the_future_may_come_in_any_order_and_be_too_many(forecaster: Forecaster) -> None:

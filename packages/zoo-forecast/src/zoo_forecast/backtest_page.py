@@ -9,6 +9,7 @@ from math import isfinite
 import numpy as np
 
 from zoo_forecast.backtesting import Backtest, Score
+from zoo_forecast.calendar import written
 from zoo_forecast.items import Item
 from zoo_forecast.series import Values
 
@@ -107,15 +108,14 @@ def _figure(tested: Backtest, item: Item) -> str:
     for where, text in item.texts:
         if where >= first:
             x = at(where, low).split(",")[0]
-            stamp = item.stamps[where].astype("datetime64[s]")
             parts.append(
                 f'<path d="M{x} {MARGIN - 10} l-5 -9 h10 z" fill="#b05c18">'
-                f"<title>{stamp}: {escape(' '.join(text.split())[:500])}</title></path>"
+                f"<title>{written(item.stamps[where])}: {escape(' '.join(text.split())[:500])}</title></path>"
             )
     for value in np.linspace(low, high, 3):
         y = at(first, value).split(",")[1]
         parts.append(f'<text x="2" y="{y}" font-size="11">{value:.4g}</text>')
-    begin, end = (escape(str(item.stamps[n].astype("datetime64[s]"))) for n in (first, -1))
+    begin, end = (written(item.stamps[n]) for n in (first, -1))
     parts.append(f'<text x="{MARGIN}" y="{HEIGHT - 12}" font-size="11">{begin}</text>')
     parts.append(f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - 12}" font-size="11" text-anchor="end">{end}</text>')
     return (

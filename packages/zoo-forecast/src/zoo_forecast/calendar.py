@@ -147,6 +147,11 @@ class Step:
         return apart // int(self.count) if distinct and (apart % self.count == 0).all() else None
 
 
+def written(stamp: np.datetime64) -> str:
+    """Return a stamp in words, of midnight the day alone."""
+    return str(stamp.astype("datetime64[s]")).removesuffix("T00:00:00").replace("T", " ")
+
+
 def are_month_ends(stamps: Stamps) -> bool:
     """Whether all stamps are last days of their months, and not all the same day number."""
     return bool(_ends(stamps).all())

@@ -12,6 +12,7 @@ from PIL import Image as pil
 from pyarrow import csv, parquet
 
 from zoo_core.io.atomic import whole
+from zoo_forecast.calendar import written
 from zoo_forecast.drawing import Mark, draw, stack
 from zoo_forecast.forecaster import Forecast
 from zoo_forecast.items import Columns, Item
@@ -105,12 +106,12 @@ class ForecastResult:
             last = item.future(gap + horizon)[-1]
             first = item.stamps[-min(len(item.stamps), max(24, 3 * horizon))]
             paths = self.forecast.samples[n].numpy()
-            begin, end = (str(stamp.astype("datetime64[s]")) for stamp in (first, last))
+            begin, end = written(first), written(last)
             title = f"{item.name} ({self.model})"
             mark = None
             if text is not None:
                 # a text of a file was known at the end, one of the table has a date
                 place = item.texts[-1][0] if text == item.text else item.origin
-                mark = Mark(text, place - len(item.values), str(item.stamp(place).astype("datetime64[s]")))
+                mark = Mark(text, place - len(item.values), written(item.stamp(place)))
             pictures.append(draw(title, item.values, quantiles[n], paths, first=begin, last=end, gap=gap, text=mark))
         return stack(pictures)

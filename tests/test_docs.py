@@ -45,6 +45,7 @@ PAGES = sorted(
 FOLLOWED = {"docs/add-a-model.md": "tests/test_add_a_model.py"}
 # commands of packages that are run as modules
 MODULES = (
+    "zoo_forecast.backtest:command",
     "zoo_htr.doctor:command", "zoo_htr.importing:command", "zoo_htr.line_recall:command",
     "zoo_htr.repolygonize:command", "zoo_htr.page_eval:command",
 )  # fmt: skip

@@ -78,6 +78,18 @@ class Step:
             return cls("time", shortest / 1e6)
         return None
 
+    @property
+    def period(self) -> int:
+        """Steps after which such series usually repeat: a day of times, a week of days, a year of weeks or months."""
+        if self.kind == "months":
+            return max(1, 12 // int(self.count))
+        if self.kind == "business days":
+            return max(1, 5 // int(self.count))
+        for season in (86400, 7 * 86400, 364 * 86400):
+            if season >= 2 * self.count:
+                return round(season / self.count)
+        return 1
+
     def after(self, last: np.datetime64, count: int, *, month_ends: bool = False) -> Stamps:
         """Return the `count` stamps that follow.
 
@@ -102,6 +114,23 @@ class Step:
             np.minimum(months.astype("datetime64[D]") + (day - day.astype("datetime64[M]")), ends) + clock
         )
 
+    def nearest(self, stamps: Stamps) -> tuple[Stamps, NDArray[np.int64]] | None:
+        """Return irregular sorted stamps moved to their nearest steps, and the places of these; see `places`.
+
+        None if two would fall together, or the steps are months or business days.
+        """
+        if self.kind != "time":
+            return None
+        step, day = round(self.count * 1e6), 86400 * 10**6
+        times = stamps.astype("datetime64[us]").astype(np.int64)
+        # steps of up to a day begin at midnight
+        grid = min(step, day) if day % min(step, day) == 0 else 1
+        first = (times[0] + grid // 2) // grid * grid
+        places = (times - first + step // 2) // step
+        if places[0] != 0 or (np.diff(places) < 1).any():
+            return None
+        return (first + places * step).astype("datetime64[us]"), places
+
     def places(self, stamps: Stamps) -> NDArray[np.int64] | None:
         """Return how many steps after the first each sorted stamp is; None if one lies between steps."""
         if self.kind == "time":
@@ -116,6 +145,11 @@ class Step:
         apart = apart - apart[0]
         distinct = len(np.unique(apart)) == len(apart)
         return apart // int(self.count) if distinct and (apart % self.count == 0).all() else None
+
+
+def written(stamp: np.datetime64) -> str:
+    """Return a stamp in words, of midnight the day alone."""
+    return str(stamp.astype("datetime64[s]")).removesuffix("T00:00:00").replace("T", " ")
 
 
 def are_month_ends(stamps: Stamps) -> bool:

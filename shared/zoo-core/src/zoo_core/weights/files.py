@@ -15,7 +15,7 @@ from zoo_core.io.atomic import whole
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SHOWN = 3  # how many keys a message names
+SHOWN = 10  # how many keys a message names
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from zoo_forecast.series import Values
 SHORT = 200  # points below which a series is held out whole or not at all
 HELD_SHARE = 0.1  # of a longer one's points, the last
 HELD_SERIES = 20  # one of so many short ones
+LARGEST_LEVEL = 1e4  # mean over standard deviation
 LEAST = 16  # points of a series
 LONGEST_PERIOD = 400
 COARSER = {288: (3, 12), 48: (48,), 24: (24, 168), 7: (7, 30)}  # points that become one, by period
@@ -151,7 +152,7 @@ class Corpus:
             mean, std = own.mean(), own.std() or 1.0
             values.append(np.where(there, (np.nan_to_num(track.values) - mean) / std, 0).astype(np.float32))
             seen.append(there)
-            levels.append(mean / std)
+            levels.append(np.clip(mean / std, -LARGEST_LEVEL, LARGEST_LEVEL))
             texts.append(track.texts if track.texts is not None else np.full(len(there), -1, np.int32))
         lengths = np.array([len(track.values) for track in tracks])
         learnt = np.array([track.held for track in tracks])

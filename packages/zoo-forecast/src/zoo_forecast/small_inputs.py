@@ -130,7 +130,7 @@ def read(past: Past, *, tokens: int, future: int, points: int) -> Inputs:
     observed = past.seen.sum(1).clamp(min=1)
     facts = torch.stack(
         [
-            past.level.asinh(),
+            past.level.clamp(-1e4, 1e4).asinh(),
             past.length.log() / 4,
             past.period.log() / 4,
             observed.log() / 8,

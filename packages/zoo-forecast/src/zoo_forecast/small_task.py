@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ class SmallTask:
     ) -> None:
         self.module: nn.Module = network
         self.network, self.recipe, self.windows, self.exam, self.device = network, recipe, windows, exam, device
-        self.make = torch.compile(windows) if recipe.compile else windows
+        self.make = torch.compile(windows.__call__) if recipe.compile else windows
 
     def fingerprint(self) -> str:
         """Identify all series."""
@@ -132,9 +133,15 @@ class SmallTask:
         return self.exam(module)
 
 
+@lru_cache(maxsize=8)
+def quantile_levels(device: torch.device) -> Tensor:
+    """Return the levels on a device; made once, as nothing may be copied there while a CUDA graph is recorded."""
+    return torch.tensor(LEVELS, device=device)
+
+
 def quantile_loss(outlook: Outlook, window: Window) -> Tensor:
     """Return the mean over windows of twice the mean pinball loss, over how restless each series is."""
-    levels = torch.tensor(LEVELS, device=window.target.device)
+    levels = quantile_levels(window.target.device)
     error = window.target[..., None] - outlook.quantiles
     loss = 2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1)
     each = (loss * window.asked).sum((1, 2)) / window.asked.sum((1, 2)).clamp(min=1)

@@ -133,7 +133,8 @@ class Corpus:
         device: where they live.
 
     Attributes:
-        values: all points, each series normalised by its own mean and standard deviation; 0 where nothing is there.
+        values: all points, each series normalised by the mean and standard deviation of what is learnt of it; 0 where
+            nothing is there.
         seen: whether they are there.
         texts: the number of the text that was newest before each, -1 for none.
         begin: (N,) first point of each series.
@@ -148,7 +149,8 @@ class Corpus:
         values, seen, levels, texts = [], [], [], []
         for track in tracks:
             there = np.isfinite(track.values)
-            own = track.values[there]
+            own = track.values[: track.held][there[: track.held]]
+            own = own if len(own) else track.values[there]
             mean, std = own.mean(), own.std() or 1.0
             values.append(np.where(there, (np.nan_to_num(track.values) - mean) / std, 0).astype(np.float32))
             seen.append(there)

@@ -20,6 +20,7 @@ KINDS = ("shift", "trend", "swing", "spike", "outage", "boost")
 HELD_KIND = "boost"  # a jump that fades: never seen in training
 HELD = 5  # one of so many phrases is kept for tests
 TOLD, OTHER = 0.7, 0.15  # shares of events that a text tells of, and of texts about other things; the rest has none
+UNTOLD = 0.3  # share of the untold ones that happen, where they are learnt from; for tests all do
 DENIED = 0.1  # share of the told ones in which a text says that nothing happens, and nothing does
 SIZES = {"slight": 0.4, "moderate": 0.9, "strong": 1.8, "extreme": 3.0}  # in standard deviations of the context
 LARGEST_LEVEL = 6.0
@@ -77,6 +78,8 @@ def make_event(seed: int, index: int, *, held: bool = False, kind: str | None = 
     denied, fate = bool(random.random() < DENIED), random.random()
     told, other = fate < TOLD, TOLD <= fate < TOLD + OTHER
     denied = denied and told
+    # in learning, most of what is not told does not happen: a series without a text must not look as if it could jump
+    happens = not denied and (told or held or random.random() < UNTOLD)
     phrases = grammar()
     text = ""
     if told:
@@ -84,7 +87,7 @@ def make_event(seed: int, index: int, *, held: bool = False, kind: str | None = 
                      held=held)  # fmt: skip
     elif other:
         text = " ".join(str(sentence) for sentence in random.choice(phrases["others"], 2, replace=False))
-    return Event(KINDS.index(kind), onset, duration, size if up else -size, relative, not denied, text)
+    return Event(KINDS.index(kind), onset, duration, size if up else -size, relative, happens, text)
 
 
 def _told(

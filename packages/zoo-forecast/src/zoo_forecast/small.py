@@ -25,6 +25,7 @@ from zoo_forecast.small_inputs import CHANNELS, EXPERTS, FACTS, FOLD, Inputs
 LEVELS = (0.01, *(round(0.05 * n, 2) for n in range(1, 20)), 0.99)  # of the quantile head
 MIDDLE = len(LEVELS) // 2
 ROTARY = RoPE(10000.0)
+EPSILON = 1e-6  # of the norms; named, since the default depends on the type of number
 
 
 class Outlook(NamedTuple):
@@ -89,9 +90,9 @@ class AuroraSmall(nn.Module):
         self.fold = Fold(width)
         self.text = nn.Linear(text_width, width)
         self.encoder = nn.ModuleList(Layer(*sizes, memory=False) for _ in range(encoder_layers))
-        self.encoded = nn.RMSNorm(width)
+        self.encoded = nn.RMSNorm(width, eps=EPSILON)
         self.decoder = nn.ModuleList(Layer(*sizes, memory=True) for _ in range(decoder_layers))
-        self.decoded = nn.RMSNorm(width)
+        self.decoded = nn.RMSNorm(width, eps=EPSILON)
         self.head = QuantileHead(width, token_length, point_width)
         self.flow = FlowNet(token_length, width, flow_blocks)
 
@@ -201,7 +202,7 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int, feed_forward: int, *, memory: bool) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(3 if memory else 2))
+        self.norms = nn.ModuleList(nn.RMSNorm(width, eps=EPSILON) for _ in range(3 if memory else 2))
         self.own = Attention(width, heads)
         self.cross = Attention(width, heads) if memory else None
         self.ffn = nn.Sequential(nn.Linear(width, feed_forward), nn.SiLU(), nn.Linear(feed_forward, width))

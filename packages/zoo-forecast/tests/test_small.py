@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_aurora import tiny_aurora
 from tiny_small import tiny_small
 
-from zoo_core.errors import MissingDependencyError
+from zoo_core.errors import InputError, MissingDependencyError, UsageError
 from zoo_forecast import Forecaster, minilm
 from zoo_forecast.asked import Asked, Request
 from zoo_forecast.bert import BERT
@@ -190,6 +191,26 @@ def test_covariates_that_cause_the_series_are_seen(forecaster: Forecaster) -> No
     explained = inputs.future[0, 0, 7, at].numpy() * values.std() + values.mean()
     assert np.corrcoef(explained, cause[0, 300:])[0, 1] > 0.99
     assert inputs.future[0, 0, 9 + 7, at].all()
+
+
+def test_covariates_move_a_forecast_and_their_faults_are_named(forecaster: Forecaster) -> None:
+    random = np.random.default_rng(0)
+    cause = random.standard_normal((2, 324))
+    values = 3 * cause[0, :300] + random.standard_normal(300)
+    values[:4] = np.nan  # they are left out, and so are the covariates of these points
+    arguments = {"periods": [24], "items": ["a"], "steps": 0}
+    plain = forecaster.predict([values], 24, **arguments).samples
+    moved = forecaster.predict([values], 24, covariates=[cause], **arguments).samples
+    alone = forecaster.predict([values[4:]], 24, covariates=[cause[:, 4:]], **arguments).samples
+    assert off(moved, plain) > 1e-2
+    assert torch.equal(moved, alone)
+    assert torch.equal(forecaster.predict([values], 24, covariates=[None], **arguments).samples, plain)
+    with pytest.raises(InputError, match=r"300 \+ 24 columns"):
+        forecaster.predict([values], 24, covariates=[cause[:, :300]])
+    with pytest.raises(InputError, match="no number"):
+        forecaster.predict([values], 24, covariates=[["a"]])
+    with pytest.raises(UsageError, match="reads no covariates"):
+        Forecaster(tiny_aurora()).predict([values], 24, covariates=[cause])
 
 
 def test_rows_of_a_text_do_not_depend_on_its_padding() -> None:

@@ -57,6 +57,7 @@ class SmallEngine:
     """
 
     shortest_texts = 0
+    reads_covariates = True
 
     def __init__(self, module: AuroraSmall, tower: BERT | None = None) -> None:
         self.module, self.tower = module, tower

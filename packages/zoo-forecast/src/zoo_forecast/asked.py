@@ -62,7 +62,6 @@ class Runs(Protocol):
 
     device: device
     shortest_texts: int  # texts are padded to so many pieces at least
-    reads_covariates: bool
 
     def cut(self, text: str | None) -> Pieces | None:
         """Return the word pieces of a text that are read, or None where there is no text."""

@@ -35,7 +35,6 @@ class Engine:
         weight = module.model.fuse.weight
         self.device, self.dtype = weight.device, weight.dtype
         self.shortest_texts = OFFICIAL_ROWS if mode.attend_padding else 0
-        self.reads_covariates = False
 
     # -- what a Forecaster asks ----------------------------------------------------------------------------------------
 

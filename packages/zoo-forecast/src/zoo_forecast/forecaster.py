@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from zoo_core.catalog import find
-from zoo_core.errors import InputError, UsageError
+from zoo_core.errors import UsageError
 from zoo_core.predict import DTYPES, choose_device, choose_precision
 from zoo_core.weights.build import build
 from zoo_core.weights.find import find as find_weights
@@ -23,7 +22,7 @@ from zoo_forecast import noise
 from zoo_forecast.asked import Asked, Request
 from zoo_forecast.engines import engine_of
 from zoo_forecast.mode import CORRECTED, Mode
-from zoo_forecast.series import Series, Values, clean
+from zoo_forecast.series import Series, clean
 from zoo_forecast.words import Pieces
 
 TEXTS = 4096  # whose tokens are kept, 10 kB each at the official size
@@ -122,7 +121,6 @@ class Forecaster:
         items: Sequence[str] | None = None,
         seed: int = 0,
         periods: Sequence[int | None] | None = None,
-        covariates: Sequence[Any] | None = None,
         token_length: int | None = None,
         context_tokens: int | None = None,
         steps: int | None = None,
@@ -141,19 +139,17 @@ class Forecaster:
             items: ids of the series, for the noise.
             seed: of the noise.
             periods: points after which each series usually repeats, 24 of hours; by default the model finds out.
-            covariates: of each series, numbers that are known in the future too, (C, L + H), or None; NaN is missing.
             token_length: q, points of a token: best a period of the series or a multiple of it. Default the model's.
             context_tokens: most tokens of a series that are read, the newest. Default the model's.
             steps: of the sampler, default the model's.
 
         Raises:
-            UsageError: a number out of place, a list of another length than the context, or covariates for a model
-                that reads none.
-            InputError: a series or covariates that cannot be read.
+            UsageError: a number out of place, or a list of another length than the context.
+            InputError: a series that cannot be read.
         """
         request = Request(prediction_length, num_samples, token_length, context_tokens, steps)
         _check(request)
-        for name, given in (("texts", texts), ("items", items), ("periods", periods), ("covariates", covariates)):
+        for name, given in (("texts", texts), ("items", items), ("periods", periods)):
             if given is not None and (isinstance(given, str) or len(given) != len(context)):
                 raise UsageError(f"`{name}` must be a list with one entry for each of the {len(context)} series.")
         series = [clean(row, name=f"series {number}") for number, row in enumerate(context)]
@@ -165,9 +161,6 @@ class Forecaster:
                 noise.key(seed, items[row] if items is not None else _itself(one)),
                 self._texts[told] if (told := read[row]) is not None else None,
                 periods[row] if periods is not None else None,
-                self._covariates(covariates[row], row, len(context[row]), one, prediction_length)
-                if covariates is not None
-                else None,
             )
             for row, one in enumerate(series)
             if len(one.values) and not one.constant
@@ -196,25 +189,6 @@ class Forecaster:
     def forget(self) -> None:
         """Forget the texts that were read, of which the newest ones are kept for later calls."""
         self._texts.clear()
-
-    def _covariates(self, given: Any, row: int, points: int, one: Series, horizon: int) -> Values | None:
-        """Return covariates of a series from the first point that is read on."""
-        if given is None:
-            return None
-        if not self.engine.reads_covariates:
-            raise UsageError("This model reads no covariates.", "aurora-small does.")
-        try:
-            values = np.atleast_2d(np.asarray(given, dtype=np.float64))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"The covariates of series {row} hold something that is no number ({error}).") from error
-        if values.ndim != 2 or values.shape[1] != points + horizon:
-            raise InputError(
-                f"The covariates of series {row} have shape {values.shape}, not {points} + {horizon} columns.",
-                "Each has a number for every point of the series and of the horizon.",
-            )
-        if np.isinf(values).any():
-            raise InputError(f"The covariates of series {row} are infinite at some place.", "Make it NaN.")
-        return values[:, -(len(one.values) + horizon) :]
 
     def _groups(self, asked: Mapping[int, Asked], request: Request) -> Iterator[list[int]]:
         """Yield rows that are computed together."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image as pil
 from tiny_aurora import tiny_aurora
 
 from zoo_core.errors import InputError, UsageError
-from zoo_forecast.forecaster import Forecaster
+from zoo_forecast.forecaster import Forecast, Forecaster
 from zoo_forecast.series import clean
 
 WAVE = np.sin(np.arange(100) / 5)
@@ -63,6 +66,17 @@ def test_nothing_observed_is_nan_and_said(forecaster: Forecaster) -> None:
     assert forecast.notes[2] == ()
 
 
+@pytest.mark.parametrize("value", [5.0, -2e12, 3e-12])
+def test_one_value_has_a_flat_and_honest_spread(forecaster: Forecaster, value: float) -> None:
+    for given in ([value], [np.nan, value, np.nan]):
+        forecast = forecaster.predict([given], 7)
+        low, middle, high = forecast.quantiles([0.1, 0.5, 0.9])[0]
+        torch.testing.assert_close(middle, torch.full((7,), value, dtype=torch.float64))
+        assert ((high - low) / abs(value) > 1).all()
+        assert (forecast.samples == forecast.samples[..., :1]).all()
+        assert "one value was observed" in forecast.notes[0][-1]
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 15, 16, 17])
 def test_series_shorter_than_a_token(forecaster: Forecaster, length: int) -> None:
     assert torch.isfinite(forecaster.predict([WAVE[:length]], 20, num_samples=5).samples).all()
@@ -101,6 +115,8 @@ def test_what_is_no_row_of_numbers_is_refused(given: object) -> None:
         {"texts": ["one"]},
         {"texts": "a text for all"},
         {"items": ["one"]},
+        {"gap": -1},
+        {"images": [None]},
     ],
 )
 def test_numbers_and_lists_out_of_place(forecaster: Forecaster, wrong: dict[str, object]) -> None:
@@ -112,6 +128,70 @@ def test_numbers_and_lists_out_of_place(forecaster: Forecaster, wrong: dict[str,
 def test_levels_are_between_0_and_1(forecaster: Forecaster, level: float) -> None:
     with pytest.raises(UsageError, match="quantile level"):
         forecaster.predict([WAVE], 5, num_samples=3).quantiles([0.5, level])
+
+
+def test_quantiles_of_more_numbers_than_torch_takes() -> None:
+    samples = torch.arange(2.0**24 + 64, dtype=torch.float64).reshape(1, -1, 64)
+    assert Forecast(samples, ((),)).quantiles([0.5])[0, 0, 0] == samples[0, :, 0].mean()
+
+
+def test_counts_are_whole_and_never_negative(forecaster: Forecaster) -> None:
+    demand = np.random.default_rng(0).poisson(0.4, 200)
+    plain = forecaster.predict([demand], 12)
+    counts = forecaster.predict([demand], 12, lowest=0, whole=True)
+    assert (plain.samples < 0).any()
+    for values in (counts.samples, counts.quantiles([0.1, 0.25, 0.9]), counts.median):
+        assert (values >= 0).all()
+        assert (values == values.round()).all()
+    assert torch.equal(counts.samples, plain.samples.round().clamp(min=0))
+
+
+def test_a_gap_before_the_forecast(forecaster: Forecaster) -> None:
+    whole = forecaster.predict([WAVE], 20, items=["a"]).samples
+    later = forecaster.predict([WAVE], 15, items=["a"], gap=5).samples
+    assert torch.equal(later, whole[..., 5:])
+
+
+def test_median_or_mean(forecaster: Forecaster) -> None:
+    forecast = forecaster.predict([WAVE], 5)
+    assert torch.equal(forecast.points("mean"), forecast.samples.mean(1))
+    assert torch.equal(forecast.points("median"), forecast.median)
+    with pytest.raises(UsageError, match="'mode'"):
+        forecast.points("mode")
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB", "RGBA", "P", "gray array", "channels first", "with opacity", "floats"])
+def test_images_of_any_channels(forecaster: Forecaster, kind: str) -> None:
+    gray = np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8)
+    three = np.stack([gray] * 3, 2)
+    image: Any = {
+        "gray array": gray,
+        "channels first": three.transpose(2, 0, 1),
+        "with opacity": np.concatenate([three, np.full((48, 64, 1), 255, np.uint8)], 2),
+        "floats": three / 255,
+    }.get(kind)
+    if image is None:
+        colours = pil.fromarray(gray)
+        image = colours if kind == "P" else colours.convert(kind)
+    plain = forecaster.predict([WAVE, WAVE], 5, items=["a", "a"], images=[three, None]).samples
+    given = forecaster.predict([WAVE, WAVE], 5, items=["a", "a"], images=[image, None]).samples
+    torch.testing.assert_close(given, plain)
+    assert (given[0] != given[1]).any()
+
+
+@pytest.mark.parametrize("image", [np.zeros((5, 5, 5)), np.full((8, 8, 3), 300), np.full((8, 8), np.nan), "a.png"])
+def test_what_is_no_picture_is_refused(forecaster: Forecaster, image: object) -> None:
+    with pytest.raises(InputError, match="the image of series 1"):
+        forecaster.predict([WAVE, WAVE], 5, images=[None, image])
+
+
+def test_embeddings_are_those_of_the_series_alone(forecaster: Forecaster) -> None:
+    many = forecaster.embed([WAVE, WAVE[:50] ** 3, 5 * WAVE + 9, []], texts=[None, "Rain.", None, None])
+    assert many.shape == (4, 32)
+    torch.testing.assert_close(many[1:2], forecaster.embed([WAVE[:50] ** 3], texts=["Rain."]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(many[0], many[2], rtol=1e-4, atol=1e-4)
+    assert (many[1] - forecaster.embed([WAVE[:50] ** 3])[0]).abs().max() > 1e-3
+    assert many[3].isnan().all()
 
 
 def test_of_a_long_text_the_end_is_read_and_that_is_said(forecaster: Forecaster) -> None:

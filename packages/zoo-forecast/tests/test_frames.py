@@ -107,7 +107,8 @@ def test_ids_keep_their_type_and_their_noise(forecaster: Forecaster) -> None:
 
 def test_an_item_of_one_row_takes_the_step_of_the_others(forecaster: Forecaster) -> None:
     frame = a_frame(freq="MS")
-    out = forecaster.predict_df(frame.iloc[: 60 + 1], prediction_length=2, num_samples=5)
+    with pytest.warns(UserWarning, match="item 'a': one value was observed"):
+        out = forecaster.predict_df(frame.iloc[: 60 + 1], prediction_length=2, num_samples=5)
     assert out["timestamp"].tolist()[2:] == [pd.Timestamp("2024-02-01"), pd.Timestamp("2024-03-01")]
 
 

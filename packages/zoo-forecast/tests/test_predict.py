@@ -62,7 +62,7 @@ def test_quantiles_and_picture_are_written(tmp_path: Path, weights: Path) -> Non
         assert drawn.size == (WIDTH, 2 * HEIGHT)
         assert len(np.unique(np.asarray(drawn).reshape(-1, 3), axis=0)) > 10
     facts = json.loads(json.dumps(result.as_dict()))
-    assert (facts["series"], facts["with_text"], facts["notes"]) == (2, 0, {})
+    assert (facts["series"], facts["with_text"], facts["notes"]) == (2, 0, [])
 
 
 def test_parquet_gives_what_csv_gives(tmp_path: Path, weights: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, device
 
@@ -24,6 +24,7 @@ class Asked:
         text: what `Runs.read_texts` made of its text, or None.
         period: points after which it usually repeats, or None if that is not known.
         covariates: (C, L + H) float64 of numbers that are known in the future too, or None; NaN is missing.
+        image: a picture that a user put beside it, as `zoo_forecast.image.as_picture` returns it, or None.
     """
 
     series: Series
@@ -31,6 +32,7 @@ class Asked:
     text: Tensor | None = None
     period: int | None = None
     covariates: Values | None = None
+    image: Tensor | None = None
 
     @cached_property
     def season(self) -> int:
@@ -61,6 +63,8 @@ class Runs(Protocol):
     """The engine of a model."""
 
     device: device
+    reads: frozenset[str]  # what it takes beside series and texts: "covariates", "images"
+    picture: int  # side of the images that it reads, in pixels
     shortest_texts: int  # texts are padded to so many pieces at least
 
     def cut(self, text: str | None) -> Pieces | None:
@@ -74,3 +78,11 @@ class Runs(Protocol):
 
     def draw(self, group: Sequence[Asked], request: Request) -> Tensor:
         """Return sample paths (B, S, H) of series that `group` puts together, float64 on the CPU, in their units."""
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """An engine that gives embeddings."""
+
+    def embed(self, group: Sequence[Asked], request: Request) -> Tensor:
+        """Return one vector a series, (B, d) float32 on the CPU, of series that `Runs.group` puts together."""

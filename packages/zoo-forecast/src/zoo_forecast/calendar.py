@@ -114,6 +114,23 @@ class Step:
             np.minimum(months.astype("datetime64[D]") + (day - day.astype("datetime64[M]")), ends) + clock
         )
 
+    def nearest(self, stamps: Stamps) -> tuple[Stamps, NDArray[np.int64]] | None:
+        """Return irregular sorted stamps moved to their nearest steps, and the places of these; see `places`.
+
+        None if two would fall together, or the steps are months or business days.
+        """
+        if self.kind != "time":
+            return None
+        step, day = round(self.count * 1e6), 86400 * 10**6
+        times = stamps.astype("datetime64[us]").astype(np.int64)
+        # steps of up to a day begin at midnight
+        grid = min(step, day) if day % min(step, day) == 0 else 1
+        first = (times[0] + grid // 2) // grid * grid
+        places = (times - first + step // 2) // step
+        if places[0] != 0 or (np.diff(places) < 1).any():
+            return None
+        return (first + places * step).astype("datetime64[us]"), places
+
     def places(self, stamps: Stamps) -> NDArray[np.int64] | None:
         """Return how many steps after the first each sorted stamp is; None if one lies between steps."""
         if self.kind == "time":

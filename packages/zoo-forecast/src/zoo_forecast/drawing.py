@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image as pil
 from PIL import ImageDraw, ImageFont
@@ -14,9 +16,25 @@ PATHS = 8
 INK, GRID, FAN, PATH, TEXT = (40, 44, 52), (222, 225, 230), (38, 102, 184), (140, 170, 210), (176, 92, 24)
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A text on a picture.
+
+    Args:
+        text: of which the beginning is written.
+        place: points from the first one after the history, -1 for its last; negative before it.
+        stamp: of the text, in words.
+    """
+
+    text: str
+    place: int
+    stamp: str
+
+
 def draw(
-    name: str, history: Values, quantiles: Values, paths: Values, *, first: str, last: str, text: str | None
-) -> pil.Image:
+    name: str, history: Values, quantiles: Values, paths: Values, *, first: str, last: str, gap: int = 0,
+    text: Mark | None = None,
+) -> pil.Image:  # fmt: skip
     """Return a picture.
 
     Args:
@@ -26,9 +44,10 @@ def draw(
         paths: (S, H) samples.
         first: the time stamp of the first point that is drawn, in words.
         last: that of the last forecast point.
-        text: what was read beside the series, or None; its beginning is written at the origin.
+        gap: points between history and forecast.
+        text: what was read beside the series, marked at its date, or None.
     """
-    horizon = quantiles.shape[1]
+    horizon = gap + quantiles.shape[1]
     history = history[-SHOWN * horizon :] if horizon * SHOWN >= 24 else history[-24:]
     picture = pil.new("RGB", (WIDTH, HEIGHT), "white")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
@@ -51,7 +70,7 @@ def draw(
     for level in np.linspace(low, high, 5):
         pen.line([place(0, level), place(total - 1, level)], GRID)
         pen.text((4, place(0, level)[1] - 7), f"{level:.4g}", INK, font)
-    begin = len(history)
+    begin = len(history) + gap
     if np.isfinite(quantiles).all():
         levels = len(quantiles)
         for pair in range(levels // 2):
@@ -66,12 +85,15 @@ def draw(
             line(begin, np.clip(path, low, high), PATH)
         line(begin, quantiles[levels // 2], FAN, 2)
     line(0, history, INK, 2)
-    origin = place(begin - 0.5, low)[0]
-    pen.line([(origin, MARGIN), (origin, HEIGHT - MARGIN)], TEXT if text else GRID, 2 if text else 1)
+    origin = place(len(history) - 0.5, low)[0]
+    pen.line([(origin, MARGIN), (origin, HEIGHT - MARGIN)], GRID)
     pen.text((MARGIN, 8), name, INK, font)
     if text:
-        said = " ".join(text.split())
-        pen.text((MARGIN, 24), f"text: {said[:130]}{' ...' if len(said) > 130 else ''}", TEXT, font)
+        at = place(min(max(len(history) + text.place, 0), total - 1), low)[0]  # an older one at the margin
+        pen.line([(at, MARGIN), (at, HEIGHT - MARGIN)], TEXT, 2)
+        pen.polygon([(at - 5, MARGIN - 6), (at + 5, MARGIN - 6), (at, MARGIN + 3)], TEXT)
+        said = " ".join(text.text.split())
+        pen.text((MARGIN, 22), f"text of {text.stamp}: {said[:110]}{' ...' if len(said) > 110 else ''}", TEXT, font)
     pen.text((MARGIN, HEIGHT - 24), first, INK, font)
     pen.text((WIDTH - MARGIN - pen.textlength(last, font), HEIGHT - 24), last, INK, font)
     return picture

@@ -35,6 +35,7 @@ class Engine:
         weight = module.model.fuse.weight
         self.device, self.dtype = weight.device, weight.dtype
         self.shortest_texts = OFFICIAL_ROWS if mode.attend_padding else 0
+        self.reads, self.picture = frozenset({"images"}), module.model.VisionEncoder.model.picture
 
     # -- what a Forecaster asks ----------------------------------------------------------------------------------------
 
@@ -45,27 +46,42 @@ class Engine:
         return pieces(text, limit=self.module.model.TextEncoder.model.positions)
 
     def group(self, one: Asked, request: Request) -> Hashable:
-        """See `Runs.group`: of as many points, and all with a text or none; nothing is padded."""
+        """See `Runs.group`: of as many points, and all with a text or an image or none; nothing is padded."""
         length, points = self._length(request), len(one.series.values)
         points = min(points, (request.context_tokens or CONTEXT_TOKENS) * length)
         if points > length and not self.mode.keep_remainder:
             points -= points % length  # without the oldest points, which fill no token
-        return points, one.text is not None
+        return points, one.text is not None, one.image is not None
 
     def draw(self, group: Sequence[Asked], request: Request) -> Tensor:
         """See `Runs.draw`."""
+        normal, texts, images, mean, std = self._read(group, request)
+        paths = self._paths(normal, texts, images, [one.key for one in group], request)
+        return paths.double().cpu() * std[:, None, None] + mean[:, None, None]
+
+    def embed(self, group: Sequence[Asked], request: Request) -> Tensor:
+        """See `Embeds.embed`: the mean over the tokens that are fused of series, picture and text."""
+        normal, texts, images, _, _ = self._read(group, request)
+        return self.read_series(normal, texts, 1, self._length(request), images).fused.mean(1).float().cpu()
+
+    def _read(
+        self, group: Sequence[Asked], request: Request
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
+        """Return normalised series (B, L), texts and images or None, mean and deviation (B,) in float64."""
         points: int = self.group(group[0], request)[0]  # type: ignore[index]
         scaled = [one.series.scale(points, double=self.mode.double) for one in group]
         normal = torch.tensor(np.stack([one[0] for one in scaled]), dtype=self.dtype, device=self.device)
         told = [one.text for one in group if one.text is not None]
-        paths = self._paths(normal, torch.stack(told) if told else None, [one.key for one in group], request)
+        shown = [one.image.to(self.device, self.dtype) for one in group if one.image is not None]
         mean, std = (torch.tensor([one[n] for one in scaled], dtype=torch.float64) for n in (1, 2))
-        return paths.double().cpu() * std[:, None, None] + mean[:, None, None]
+        return normal, torch.stack(told) if told else None, torch.stack(shown) if shown else None, mean, std
 
     def _length(self, request: Request) -> int:
         return request.token_length or self.module.token_length
 
-    def _paths(self, series: Tensor, texts: Tensor | None, keys: Sequence[int], request: Request) -> Tensor:
+    def _paths(
+        self, series: Tensor, texts: Tensor | None, images: Tensor | None, keys: Sequence[int], request: Request
+    ) -> Tensor:
         """Return normalised paths (B, S, H) of normalised series (B, L)."""
         length, points = self._length(request), self.module.token_length
         total = -(-request.horizon // length)
@@ -73,7 +89,7 @@ class Engine:
         before = None
         for first in range(0, total, FUTURE_TOKENS):
             future = min(FUTURE_TOKENS, total - first)
-            reading = self.read_series(series, texts, future, length)
+            reading = self.read_series(series, texts, future, length, images)
             fresh = noise.normal(keys, request.samples, future, points, first=first, device=self.device)
             whole = noise.coherent(fresh, before, coherence=self.mode.coherence)
             before = whole[:, :, -1]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -19,10 +20,12 @@ from zoo_core.predict import DTYPES, choose_device, choose_precision
 from zoo_core.weights.build import build
 from zoo_core.weights.find import find as find_weights
 from zoo_forecast import noise
-from zoo_forecast.asked import Asked, Request
+from zoo_forecast.asked import Asked, Embeds, Request
 from zoo_forecast.engines import engine_of
+from zoo_forecast.image import as_picture
 from zoo_forecast.mode import CORRECTED, Mode
-from zoo_forecast.series import Series, clean
+from zoo_forecast.ridge import Explained, checked, explain
+from zoo_forecast.series import Series, Values, clean, numbers
 from zoo_forecast.words import Pieces
 
 TEXTS = 4096  # whose tokens are kept, 10 kB each at the official size
@@ -35,10 +38,12 @@ class Forecast:
     Args:
         samples: (B, S, H) float64, on the CPU, in the units of the series; NaN where nothing was observed.
         notes: of each series, what a reader should know, a sentence each.
+        whole: whether all values are whole numbers; quantiles are then, too.
     """
 
     samples: Tensor
     notes: tuple[tuple[str, ...], ...]
+    whole: bool = False
 
     @property
     def mean(self) -> Tensor:
@@ -51,7 +56,7 @@ class Forecast:
         return self.quantiles([0.5])[:, 0]
 
     def quantiles(self, levels: Sequence[float]) -> Tensor:
-        """Return quantiles (B, levels, H), interpolated between samples.
+        """Return quantiles (B, levels, H), interpolated between samples, of whole numbers the nearest one.
 
         Args:
             levels: each above 0 and below 1.
@@ -59,9 +64,23 @@ class Forecast:
         Raises:
             UsageError: a level is not.
         """
-        if wrong := [level for level in levels if not 0 < level < 1]:
-            raise UsageError(f"{wrong[0]} is no quantile level.", "Levels lie between 0 and 1, such as 0.1 0.5 0.9.")
-        return torch.quantile(self.samples, torch.tensor(levels, dtype=torch.float64), dim=1).transpose(0, 1)
+        check_levels(levels)
+        # not torch's, which refuses more than 2^24 numbers
+        found = np.quantile(self.samples.numpy(), levels, axis=1, method="nearest" if self.whole else "linear")
+        return torch.from_numpy(found).transpose(0, 1)
+
+    def points(self, kind: str) -> Tensor:
+        """Return the point forecast, (B, H).
+
+        Args:
+            kind: "median" or "mean".
+
+        Raises:
+            UsageError: it is neither.
+        """
+        if kind not in ("median", "mean"):
+            raise UsageError(f"There is no point forecast {kind!r}.", "Ask for the median or the mean.")
+        return self.median if kind == "median" else self.mean
 
 
 class Forecaster:
@@ -124,6 +143,11 @@ class Forecaster:
         token_length: int | None = None,
         context_tokens: int | None = None,
         steps: int | None = None,
+        covariates: Sequence[Any] | None = None,
+        images: Sequence[Any] | None = None,
+        gap: int = 0,
+        lowest: float | None = None,
+        whole: bool = False,
     ) -> Forecast:
         """Forecast series.
 
@@ -142,17 +166,36 @@ class Forecaster:
             token_length: q, points of a token: best a period of the series or a multiple of it. Default the model's.
             context_tokens: most tokens of a series that are read, the newest. Default the model's.
             steps: of the sampler, default the model's.
+            covariates: of each series, numbers that are known in the future too, (C, L + gap + H), or None. A model
+                that reads none forecasts what they leave over, see `zoo_forecast.ridge`.
+            images: of each series, a picture for the vision tower instead of the series' own, or None; see
+                `zoo_forecast.image.as_picture`.
+            gap: points between the end of a series and the first that is forecast.
+            lowest: what no value can be below, 0 for counts and prices; paths are cut there.
+            whole: the series counts something: paths are rounded to whole numbers.
 
         Raises:
-            UsageError: a number out of place, or a list of another length than the context.
-            InputError: a series that cannot be read.
+            UsageError: a number out of place, a list of another length than the context, or images for a model that
+                reads none.
+            InputError: a series, covariate or image that cannot be read.
         """
-        request = Request(prediction_length, num_samples, token_length, context_tokens, steps)
-        _check(request)
-        for name, given in (("texts", texts), ("items", items), ("periods", periods)):
+        if gap < 0:
+            raise UsageError(f"gap is {gap}, but must be at least 0.")
+        _check(Request(prediction_length, num_samples, token_length, context_tokens, steps))
+        request = Request(gap + prediction_length, num_samples, token_length, context_tokens, steps)
+        beside = {"texts": texts, "items": items, "periods": periods, "covariates": covariates, "images": images}
+        for name, given in beside.items():
             if given is not None and (isinstance(given, str) or len(given) != len(context)):
-                raise UsageError(f"`{name}` must be a list with one entry for each of the {len(context)} series.")
-        series = [clean(row, name=f"series {number}") for number, row in enumerate(context)]
+                said = f"`{name}` must be a list with one entry for each of the {len(context)} series."
+                raise UsageError(said, "One text for all of them is [text] * len(context)." if name == "texts" else "")
+        rows = [numbers(row, name=f"series {number}") for number, row in enumerate(context)]
+        tracks = _tracks(rows, covariates, request.horizon)
+        explained: dict[int, Explained] = {}
+        if "covariates" not in self.engine.reads:
+            explained = {row: explain(rows[row], own) for row, own in tracks.items()}
+        left = [own - explained[row].past if row in explained else own for row, own in enumerate(rows)]
+        series = [clean(row, name=f"series {number}") for number, row in enumerate(left)]
+        looks = self._looks(images)
         read = [self.engine.cut(text) for text in texts] if texts is not None else [None] * len(series)
         self._remember(read)
         asked = {
@@ -161,18 +204,69 @@ class Forecaster:
                 noise.key(seed, items[row] if items is not None else _itself(one)),
                 self._texts[told] if (told := read[row]) is not None else None,
                 periods[row] if periods is not None else None,
+                # what was before the first observation is left out of the series
+                tracks[row][:, len(rows[row]) - len(one.values) :] if row in tracks and not explained else None,
+                looks.get(row),
             )
             for row, one in enumerate(series)
             if len(one.values) and not one.constant
         }
-        samples = torch.full((len(series), num_samples, prediction_length), float("nan"), dtype=torch.float64)
-        for rows in self._groups(asked, request):
-            samples[rows] = self.engine.draw([asked[row] for row in rows], request)
+        samples = torch.full((len(series), num_samples, request.horizon), float("nan"), dtype=torch.float64)
+        for group in self._groups(asked, request):
+            samples[group] = self.engine.draw([asked[row] for row in group], request)
         for row, one in enumerate(series):
-            if len(one.values) and one.constant:
+            if one.observed == 1:
+                samples[row] = _guess(float(one.values[0]), num_samples)[:, None]
+            elif len(one.values) and one.constant:
                 samples[row] = float(one.values[0])  # exactly, and without width
-        notes = tuple((*one.notes, *_cut(text)) for one, text in zip(series, read, strict=True))
-        return Forecast(samples, notes)
+            if row in explained:
+                samples[row] += torch.from_numpy(explained[row].future)
+        samples = samples[..., gap:]
+        if whole:
+            samples = samples.round()
+        if lowest is not None:
+            samples = samples.clamp(min=lowest)
+        notes = tuple(
+            (*one.notes, *_alone(one), *(explained[row].notes if row in explained else ()), *_cut(text))
+            for row, (one, text) in enumerate(zip(series, read, strict=True))
+        )
+        return Forecast(samples, notes, whole)
+
+    @torch.inference_mode()
+    def embed(
+        self,
+        context: Sequence[Any] | Tensor,
+        *,
+        texts: Sequence[str | None] | None = None,
+        images: Sequence[Any] | None = None,
+        token_length: int | None = None,
+    ) -> Tensor:
+        """Return what the model makes of series, one vector each, (B, d) float32; NaN where nothing was observed.
+
+        A vector does not depend on the level, the scale or the other series. Arguments and errors as of `predict`.
+        """
+        if not isinstance(self.engine, Embeds):
+            raise UsageError("This model gives no embeddings.")
+        request = Request(1, 1, token_length)
+        _check(request)
+        series = [clean(row, name=f"series {number}") for number, row in enumerate(context)]
+        read = [self.engine.cut(text) for text in texts] if texts is not None else [None] * len(series)
+        if len(read) != len(series):
+            raise UsageError(f"`texts` must be a list with one entry for each of the {len(series)} series.")
+        self._remember(read)
+        looks = self._looks(images)
+        asked = {
+            row: Asked(one, 0, self._texts[told] if (told := read[row]) is not None else None, image=looks.get(row))
+            for row, one in enumerate(series)
+            if len(one.values)
+        }
+        found: list[Tensor | None] = [None] * len(series)
+        for rows in self._groups(asked, request):
+            for row, vector in zip(rows, self.engine.embed([asked[row] for row in rows], request), strict=True):
+                found[row] = vector
+        width = next((len(vector) for vector in found if vector is not None), 0)
+        unknown = torch.full((width,), float("nan"))
+        return torch.stack([unknown if vector is None else vector for vector in found]) if found else torch.empty(0, 0)
 
     def predict_df(self, df: Any, *, prediction_length: int, **options: Any) -> Any:
         """Forecast every item of a long pandas frame; arguments and result as of `zoo_forecast.frames.predict_df`."""
@@ -189,6 +283,13 @@ class Forecaster:
     def forget(self) -> None:
         """Forget the texts that were read, of which the newest ones are kept for later calls."""
         self._texts.clear()
+
+    def _looks(self, images: Sequence[Any] | None) -> dict[int, Tensor]:
+        given = {row: one for row, one in enumerate(images or ()) if one is not None}
+        if given and "images" not in self.engine.reads:
+            raise UsageError("This model reads no images.", "Leave them out, or take aurora-base.")
+        side = self.engine.picture
+        return {row: as_picture(one, side, name=f"the image of series {row}") for row, one in given.items()}
 
     def _groups(self, asked: Mapping[int, Asked], request: Request) -> Iterator[list[int]]:
         """Yield rows that are computed together."""
@@ -217,6 +318,12 @@ class Forecaster:
             self._texts.popitem(last=False)
 
 
+def check_levels(levels: Sequence[float]) -> None:
+    """Raise UsageError for the first level that is not between 0 and 1."""
+    if wrong := [level for level in levels if not 0 < level < 1]:
+        raise UsageError(f"{wrong[0]} is no quantile level.", "Levels lie between 0 and 1, such as 0.1 0.5 0.9.")
+
+
 def _check(request: Request) -> None:
     for name, number in (
         ("prediction_length", request.horizon),
@@ -226,6 +333,28 @@ def _check(request: Request) -> None:
     ):
         if number is not None and number < 1:
             raise UsageError(f"{name} is {number}, but must be at least 1.")
+
+
+def _tracks(rows: Sequence[Values], covariates: Sequence[Any] | None, horizon: int) -> dict[int, Values]:
+    """Return the covariates of the series that have some, (C, L + horizon) each."""
+    given = {row: one for row, one in enumerate(covariates or ()) if one is not None and len(one)}
+    return {row: checked(one, len(rows[row]) + horizon, name=f"series {row}") for row, one in given.items()}
+
+
+def _guess(value: float, samples: int) -> Tensor:
+    """Return samples (S,) after a single observation: a normal distribution around it, half of its size wide.
+
+    That is a convention, as one value shows no spread. It is flat over the horizon, and of the units of the series.
+    """
+    ranks = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples
+    around: Tensor = value + abs(value) / 2 * torch.special.ndtri(ranks)
+    return around
+
+
+def _alone(series: Series) -> tuple[str, ...]:
+    if series.observed != 1:
+        return ()
+    return ("one value was observed: the width of the forecast is a guess, half of that value",)
 
 
 def _itself(series: Series) -> str:

@@ -33,6 +33,26 @@ class ForecastOptions(Options):
     freq: str | None = Field(
         default=None, description="Frequency of the stamps, such as h, 15min, D, B, W, MS; by default it is found."
     )
+    covariates: str = Field(
+        default="", description="Columns of numbers that are known in the future too, with commas between them."
+    )
+    future_file: Path | None = Field(
+        default=None, description="A table with the covariates of the horizon, one row a time stamp of an item."
+    )
+    allow_future_text: bool = Field(
+        default=False, description="Read texts too whose stamps lie behind the last observed value."
+    )
+    gap: int = Field(
+        default=0, ge=0, le=100_000, description="Points between the end of a series and the first that is forecast."
+    )
+    point: Literal["median", "mean"] = Field(
+        default="median",
+        description="What the column predictions holds: the median (absolute errors) or the mean (squared errors).",
+    )
+    lowest: float | None = Field(
+        default=None, allow_inf_nan=False, description="What no value can be below, such as 0; paths are cut there."
+    )
+    whole: bool = Field(default=False, description="The series count something: whole numbers are forecast.")
     samples: int = Field(default=100, ge=1, le=10_000, description="Paths that are drawn.")
     seed: int = Field(default=0, description="Of the paths' noise.")
     token_length: int | None = Field(
@@ -50,6 +70,11 @@ class ForecastOptions(Options):
     def levels(self) -> tuple[float, ...]:
         """The levels of the quantiles."""
         return tuple(float(level) for level in self.quantiles.split(","))
+
+    @property
+    def covariate_names(self) -> tuple[str, ...]:
+        """The columns of the covariates."""
+        return tuple(dict.fromkeys(name.strip() for name in self.covariates.split(",") if name.strip()))
 
     @field_validator("quantiles")
     @classmethod
@@ -73,4 +98,6 @@ class ForecastOptions(Options):
     def _one_source_of_texts(self) -> ForecastOptions:
         if self.text_file is not None and self.text_column is not None:
             raise ValueError("--text-file and --text-column both bring texts; give one of them")
+        if self.future_file is not None and not self.covariate_names:
+            raise ValueError("--future-file needs --covariates, the names of the columns that are read from it")
         return self

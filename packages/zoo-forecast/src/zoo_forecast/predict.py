@@ -10,42 +10,29 @@ import torch
 from torch import nn
 
 from zoo_core.catalog import CatalogEntry
-from zoo_core.errors import InputError, UsageError
+from zoo_core.errors import UsageError
 from zoo_core.io.inputs import Source
 from zoo_core.options import Options
 from zoo_core.predict import DTYPES, Predictor, Progress, silent
 from zoo_forecast.calendar import Step
 from zoo_forecast.forecaster import Forecast, Forecaster
-from zoo_forecast.items import Columns, Item, items
+from zoo_forecast.items import Item
 from zoo_forecast.mode import CORRECTED, OFFICIAL
 from zoo_forecast.options import ForecastOptions
+from zoo_forecast.reading import SUFFIXES, Table, read_input
 from zoo_forecast.result import ForecastResult
-from zoo_forecast.tables import SUFFIXES, column, read_table, stamps
+from zoo_forecast.series import Values
 
 MAX_TEXT_BYTES = 10_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """The series of one input.
-
-    Args:
-        name: of the input.
-        columns: their names.
-        items: the series.
-    """
-
-    name: str
-    columns: Columns
-    items: tuple[Item, ...]
-
-
-@dataclass(frozen=True, eq=False)
 class Told:
-    """Series and what is read beside each."""
+    """Series, and of each the text and the covariates that are read beside it."""
 
     items: tuple[Item, ...]
     texts: tuple[str | None, ...]
+    covariates: tuple[Values | None, ...] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,37 +59,21 @@ class ForecastPredictor(Predictor[Table, Told, Output]):
 
     @classmethod
     def check(cls, entry: CatalogEntry, options: Options) -> None:
-        """Refuse an unknown frequency and a text that cannot be read."""
+        """Refuse an unknown frequency, and a text or a table of the future that is not there."""
         assert isinstance(options, ForecastOptions)  # noqa: S101 - the manifest names this class
         if options.freq is not None:
             Step.named(options.freq)
         _text(options)
+        if options.future_file is not None and not options.future_file.is_file():
+            raise UsageError(f"--future-file {options.future_file} is no file.", "Check the spelling of the path.")
 
     def read(self, source: Source) -> Iterator[Table]:
-        """Read a table and cut it into series."""
-        table, options = read_table(source), self.options
-        given = ForecastOptions.model_fields
-        asked = Columns(options.id_column, options.timestamp_column, options.target, options.text_column)
-        if not table.num_rows:
-            raise InputError(f"{source.name}: the table has no rows.")
-        names = list(table.column_names)
-        alone = options.id_column == given["id_column"].default and not {"item_id", "unique_id"} & {*names}
-        try:
-            columns = asked.found_in([*names, options.id_column] if alone else names)
-            kept = [name for name in (columns.item, columns.target, columns.text) if name is not None and name in names]
-            cells = {name: column(table, name) for name in kept}
-            cells[columns.stamp] = stamps(table, columns.stamp)
-            if alone:
-                cells[columns.item] = column(table, columns.target).astype(object)
-                cells[columns.item][:] = source.stem
-            found = items(cells, columns, freq=options.freq)
-        except (InputError, UsageError) as error:
-            raise InputError(f"{source.name}: {error.message}", error.remedy) from error
-        yield Table(source.name, columns, tuple(found))
+        """Read a file and cut it into series."""
+        yield read_input(source, self.options)
 
     def prepare(self, item: Table) -> Told:
         """Put the texts beside the series."""
-        return Told(item.items, tuple(self.text or series.text for series in item.items))
+        return Told(item.items, tuple(self.text or series.text for series in item.items), item.covariates)
 
     def forward(self, prepared: Told, *, progress: Progress = silent) -> Output:
         """Forecast all series of a table together."""
@@ -116,6 +87,10 @@ class ForecastPredictor(Predictor[Table, Told, Output]):
             seed=options.seed,
             periods=[item.step.period for item in prepared.items],
             token_length=options.token_length,
+            covariates=prepared.covariates,
+            gap=options.gap,
+            lowest=options.lowest,
+            whole=options.whole,
         )
         progress(1.0)
         return Output(forecast, prepared.texts, time.perf_counter() - begin)
@@ -124,7 +99,7 @@ class ForecastPredictor(Predictor[Table, Told, Output]):
         """Put together what is written."""
         return ForecastResult(
             item.name, item.items, output.texts, output.forecast, item.columns, self.manifest.id, output.seconds,
-            self.options,
+            self.options, item.zone,
         )  # fmt: skip
 
     def file_names(self, source: Source) -> tuple[str, ...]:

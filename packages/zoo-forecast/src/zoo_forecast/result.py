@@ -12,10 +12,11 @@ from PIL import Image as pil
 from pyarrow import csv, parquet
 
 from zoo_core.io.atomic import whole
-from zoo_forecast.drawing import draw, stack
+from zoo_forecast.drawing import Mark, draw, stack
 from zoo_forecast.forecaster import Forecast
 from zoo_forecast.items import Columns, Item
 from zoo_forecast.options import ForecastOptions
+from zoo_forecast.tables import Zone, zoned
 
 MAX_DRAWN = 20  # series on one picture
 
@@ -33,6 +34,7 @@ class ForecastResult:
         model: id.
         seconds: of the computation.
         options: what was asked for.
+        zone: of the stamps, or None.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ForecastResult:
     model: str
     seconds: float
     options: ForecastOptions
+    zone: Zone | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the numbers."""
@@ -53,26 +56,24 @@ class ForecastResult:
             "samples": self.options.samples,
             "seconds": round(self.seconds, 3),
             "with_text": sum(text is not None for text in self.texts),
-            "notes": {
-                str(item.name): [*item.notes, *notes]
+            "point": self.options.point,
+            "notes": [
+                f"{item.name}: {note}"
                 for item, notes in zip(self.items, self.forecast.notes, strict=True)
-                if item.notes or notes
-            },
+                for note in (*item.notes, *notes)
+            ],
         }
 
     def table(self) -> arrow.Table:
-        """Return a row a point: item, stamp, the name of the target, predictions (the median), one column a level."""
-        horizon = self.options.horizon
+        """Return a row a point: item, stamp, the name of the target, predictions, one column a level."""
+        horizon, gap = self.options.horizon, self.options.gap
         quantiles = self.forecast.quantiles(self.options.levels).transpose(0, 1).flatten(1).numpy()
-        coming = np.concatenate([item.future(horizon) for item in self.items]).astype("datetime64[us]")
-        seconds = coming.astype("datetime64[s]")
-        if (seconds == coming).all():  # a file of text shows all digits that there are
-            coming = seconds
+        coming = np.concatenate([item.future(gap + horizon)[gap:] for item in self.items])
         columns: dict[str, Any] = {
             self.columns.item: arrow.array([item.name for item in self.items for _ in range(horizon)]),
-            self.columns.stamp: arrow.array(coming),
+            self.columns.stamp: zoned(coming, self.zone),
             "target_name": arrow.array([self.columns.target] * len(coming)),
-            "predictions": arrow.array(self.forecast.median.flatten().numpy()),
+            "predictions": arrow.array(self.forecast.points(self.options.point).flatten().numpy()),
         }
         columns |= {str(level): arrow.array(row) for level, row in zip(self.options.levels, quantiles, strict=True)}
         return arrow.table(columns)
@@ -100,10 +101,16 @@ class ForecastResult:
         quantiles = self.forecast.quantiles(self.options.levels).numpy()
         pictures = []
         for n, (item, text) in enumerate(zip(self.items[:MAX_DRAWN], self.texts, strict=False)):
-            last = item.future(self.options.horizon)[-1]
-            first = item.stamps[-min(len(item.stamps), max(24, 3 * self.options.horizon))]
+            gap, horizon = self.options.gap, self.options.horizon
+            last = item.future(gap + horizon)[-1]
+            first = item.stamps[-min(len(item.stamps), max(24, 3 * horizon))]
             paths = self.forecast.samples[n].numpy()
             begin, end = (str(stamp.astype("datetime64[s]")) for stamp in (first, last))
             title = f"{item.name} ({self.model})"
-            pictures.append(draw(title, item.values, quantiles[n], paths, first=begin, last=end, text=text))
+            mark = None
+            if text is not None:
+                # a text of a file was known at the end, one of the table has a date
+                place = item.texts[-1][0] if text == item.text else item.origin
+                mark = Mark(text, place - len(item.values), str(item.stamp(place).astype("datetime64[s]")))
+            pictures.append(draw(title, item.values, quantiles[n], paths, first=begin, last=end, gap=gap, text=mark))
         return stack(pictures)

@@ -30,6 +30,11 @@ class Series:
     bridged: NDArray[np.bool_] | None = None
 
     @property
+    def observed(self) -> int:
+        """How many values were observed."""
+        return len(self.values) - (0 if self.bridged is None else int(self.bridged.sum()))
+
+    @property
     def constant(self) -> bool:
         """Whether all values are the same."""
         return bool((self.values == self.values[:1]).all())
@@ -52,6 +57,22 @@ class Series:
         return (unit - mean) / (std or 1.0), float(mean * largest), float(std * largest)
 
 
+def numbers(given: Sequence[float] | Any, *, name: str = "the series") -> Values:
+    """Return a row of numbers, (L,) float64, NaN where it has gaps; arguments and errors as of `clean`."""
+    if isinstance(given, Tensor):
+        given = given.detach().cpu().double().numpy()
+    try:
+        values = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} holds something that is no number ({error}).") from error
+    if values.ndim != 1:
+        raise InputError(f"{name} has shape {values.shape}, but must be one row of numbers.", "Give channels apart.")
+    if np.isinf(values).any():
+        where = int(np.flatnonzero(np.isinf(values))[0])
+        raise InputError(f"{name} is infinite at place {where}.", "Correct it, or make it NaN, which is a gap.")
+    return values
+
+
 def clean(given: Sequence[float] | Any, *, name: str = "the series") -> Series:
     """Make a series fit to be read.
 
@@ -65,17 +86,7 @@ def clean(given: Sequence[float] | Any, *, name: str = "the series") -> Series:
     Raises:
         InputError: it is no row of numbers, or some value is infinite.
     """
-    if isinstance(given, Tensor):
-        given = given.detach().cpu().double().numpy()
-    try:
-        values = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} holds something that is no number ({error}).") from error
-    if values.ndim != 1:
-        raise InputError(f"{name} has shape {values.shape}, but must be one row of numbers.", "Give channels apart.")
-    if np.isinf(values).any():
-        where = int(np.flatnonzero(np.isinf(values))[0])
-        raise InputError(f"{name} is infinite at place {where}.", "Correct it, or make it NaN, which is a gap.")
+    values = numbers(given, name=name)
     seen = np.flatnonzero(~np.isnan(values))
     if not len(seen):
         return Series(values[:0], ("nothing was observed: the forecast is NaN",))

@@ -56,8 +56,9 @@ class SmallEngine:
         tower: what reads texts; by default MiniLM, opened when the first text comes.
     """
 
+    reads = frozenset({"covariates"})
+    picture = 0
     shortest_texts = 0
-    reads_covariates = True
 
     def __init__(self, module: AuroraSmall, tower: BERT | None = None) -> None:
         self.module, self.tower = module, tower

@@ -124,6 +124,10 @@ class AuroraSmall(nn.Module):
         quantiles, weights = self.head(conditions, inputs)
         return Outlook(quantiles, conditions, weights)
 
+    def heads(self) -> list[nn.Module]:
+        """Return what is tuned to a few series: the last layer and what comes behind it."""
+        return [self.decoder[-1], self.decoded, self.head, self.flow]
+
     def parts(self) -> list[nn.Module]:
         """Return what is worth compiling by itself."""
         return [*self.encoder, *self.decoder, self.head]

@@ -6,6 +6,7 @@ import hashlib
 import math
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -33,6 +34,7 @@ class Recipe(TrainRecipe):
     final_share: float = Field(0.01, ge=0, le=1, description="of that rate at the last step; a cosine leads there")
     warmup_steps: int = Field(1000, ge=0, description="steps of linear rise at the start")
     weight_decay: float = Field(0.05, ge=0, description="not of biases, norms and places")
+    tuned: Literal["all", "heads"] = Field("all", description="heads: the last layer and the heads alone learn")
     flow_weight: float = Field(0.1, ge=0, description="of the flow's loss beside that of the quantiles")
     synthetic_share: float = Field(0.5, ge=0, le=1, description="of windows of made series")
     mixed: float = Field(0.2, ge=0, le=1, description="windows that are sums of two real series (TSMixup)")
@@ -84,6 +86,8 @@ class SmallTask:
         decayed: list[nn.Parameter] = []
         free: list[nn.Parameter] = []
         for name, parameter in self.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             (free if parameter.ndim < 2 or name.endswith("place") else decayed).append(parameter)
         groups = [
             {"params": decayed, "weight_decay": self.recipe.weight_decay},

@@ -39,8 +39,6 @@ def open_tower(recipe: Recipe, device: torch.device) -> BERT | None:
     Raises:
         MissingDependencyError: the recipe wants texts of packs to be read, and MiniLM is not here.
     """
-    if not recipe.texts:
-        return None
     try:
         half = device.type == "cuda"
         return minilm.open_tower(recipe.tower, device=device, dtype=torch.float16 if half else torch.float32)
@@ -69,19 +67,20 @@ def material(recipe: Recipe, points: int, device: torch.device) -> tuple[Windows
     else:
         made = [Track(f"made/{n}", *make_series(0, n), group="made") for n in range(FEW)]
         told = [make_event(0, n) for n in range(FEW)]
+    told = told if recipe.events else []
     said = [event.text for event in told if event.text]
     tracks = read_tracks(pack_paths(recipe.packs), texts) if recipe.packs else made
     synthetic = Corpus(made, device)
     real = Corpus(_numbered(tracks, len(said)), device) if recipe.packs else synthetic
     LOG.info("%d series, %d made ones, %d texts", len(tracks), len(made), len(texts.all) + len(said))
-    tower = open_tower(recipe, device)
+    tower = open_tower(recipe, device) if recipe.texts and (said or texts.all) else None
     states: Tensor | None = None
     if tower is not None:
         states = minilm.read(tower, [*said, *texts.all])
         LOG.info("texts were read: %.1f GB", states.numel() * 2 / 1e9)
-    happening = Events(told, 0, device) if recipe.events else None
+    happening = Events(told, 0, device) if told else None
     windows = Windows(real, synthetic, happening, states, recipe.shares, points)
-    asked = events(EXAMINED if recipe.packs else 4) if tower is not None else []
+    asked = events(EXAMINED if recipe.packs else 4) if tower is not None and told else []
     return windows, Exam(held_out(tracks), asked, tower)
 
 
@@ -122,6 +121,10 @@ def train(
     if settings.init is not None:
         load_strict(network, read_tensors(settings.init)[0], what=str(settings.init))
     network.to(fabric.device)
+    if settings.tuned == "heads":
+        network.requires_grad_(False)
+        for part in network.heads():
+            part.requires_grad_(True)
     windows, exam = material(settings, network.token_length, fabric.device)
     task = SmallTask(network, settings, windows, exam, fabric.device)
     return fit(task, settings, out, resume=resume, dry_run=dry_run, fabric=fabric)

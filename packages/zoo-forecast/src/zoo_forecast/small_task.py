@@ -35,6 +35,7 @@ class Recipe(TrainRecipe):
     warmup_steps: int = Field(1000, ge=0, description="steps of linear rise at the start")
     weight_decay: float = Field(0.05, ge=0, description="not of biases, norms and places")
     tuned: Literal["all", "heads"] = Field("all", description="heads: the last layer and the heads alone learn")
+    taught_steps: int = Field(0, ge=0, description="the flow learns to end where so many steps of its own end; 0: off")
     flow_weight: float = Field(0.1, ge=0, description="of the flow's loss beside that of the quantiles")
     synthetic_share: float = Field(0.5, ge=0, le=1, description="of windows of made series")
     mixed: float = Field(0.2, ge=0, le=1, description="windows that are sums of two real series (TSMixup)")

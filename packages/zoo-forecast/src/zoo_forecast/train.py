@@ -24,6 +24,7 @@ from zoo_forecast.corpus import Corpus, Texts, Track, read_tracks
 from zoo_forecast.events import Events, make_event
 from zoo_forecast.small import AuroraSmall
 from zoo_forecast.small_exam import Exam, events, held_out
+from zoo_forecast.small_steps import StepsTask
 from zoo_forecast.small_task import Recipe, SmallTask
 from zoo_forecast.synth import load, make_series
 from zoo_forecast.windows import Windows
@@ -126,7 +127,8 @@ def train(
         for part in network.heads():
             part.requires_grad_(True)
     windows, exam = material(settings, network.token_length, fabric.device)
-    task = SmallTask(network, settings, windows, exam, fabric.device)
+    kind = StepsTask if settings.taught_steps else SmallTask
+    task = kind(network, settings, windows, exam, fabric.device)
     return fit(task, settings, out, resume=resume, dry_run=dry_run, fabric=fabric)
 
 

@@ -17,6 +17,7 @@ from zoo_core.cli.output import short_bytes, short_count
 from zoo_core.manifest import Manifest, Metric, parse_manifest
 from zoo_core.train import TrainRecipe
 from zoo_forecast.options import ForecastOptions
+from zoo_forecast.small_task import Recipe as ForecastRecipe
 from zoo_htr.task import Recipe as HTRRecipe
 from zoo_sr.options import SROptions
 from zoo_sr.train import Recipe
@@ -156,6 +157,7 @@ PARTS = {
     "figures": figures,
     "options of zoo-forecast": lambda: options(ForecastOptions),
     "options of zoo-sr": lambda: options(SROptions),
+    "recipe of zoo-forecast": lambda: own_keys(ForecastRecipe),
     "recipe of zoo-htr": lambda: own_keys(HTRRecipe),
     "recipe of zoo-sr": lambda: keys(Recipe),
 }

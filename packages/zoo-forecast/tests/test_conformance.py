@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from tiny_aurora import TINY
+from tiny_small import TINY as SMALL
 from torch import Tensor, nn
 
 from zoo_core.catalog import CatalogEntry
@@ -11,6 +12,8 @@ from zoo_core.testing.conformance import Conformance
 from zoo_forecast.aurora import Aurora
 from zoo_forecast.engine import Engine
 from zoo_forecast.mode import CORRECTED
+from zoo_forecast.small import AuroraSmall, Outlook
+from zoo_forecast.small_inputs import Past, read
 
 
 class TestConformance(Conformance):
@@ -18,7 +21,7 @@ class TestConformance(Conformance):
 
     @classmethod
     def small_config(cls, entry: CatalogEntry) -> Mapping[str, Any]:
-        return TINY
+        return TINY if entry.manifest.id == "aurora-base" else SMALL
 
     @classmethod
     def example_input(cls, entry: CatalogEntry, *, seed: int) -> Tensor:
@@ -34,5 +37,10 @@ class TestConformance(Conformance):
 
     @classmethod
     def compute(cls, module: nn.Module, batch: Tensor) -> Tensor:
-        assert isinstance(module, Aurora)
-        return Engine(module, CORRECTED).read_series(batch, None, 3, module.token_length).conditions
+        if isinstance(module, Aurora):
+            return Engine(module, CORRECTED).read_series(batch, None, 3, module.token_length).conditions
+        assert isinstance(module, AuroraSmall)
+        count = torch.ones(len(batch), dtype=torch.int64)
+        past = Past(batch, torch.ones_like(batch, dtype=torch.bool), 7 * count, 14 * count, batch[:, 0] * 0)
+        outlook: Outlook = module(read(past, tokens=8, future=2, points=module.token_length))
+        return outlook.quantiles

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, device
 
+from zoo_forecast.seasons import find_period
 from zoo_forecast.series import Series, Values
 from zoo_forecast.words import Pieces
 
@@ -31,6 +33,11 @@ class Asked:
     period: int | None = None
     covariates: Values | None = None
     image: Tensor | None = None
+
+    @cached_property
+    def season(self) -> int:
+        """The period, found in the series if nobody named it; 1 where there is none."""
+        return self.period if self.period is not None else find_period(self.series.values)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from zoo_forecast.asked import Runs
 from zoo_forecast.aurora import Aurora
 from zoo_forecast.engine import Engine
 from zoo_forecast.mode import Mode
+from zoo_forecast.small import AuroraSmall
+from zoo_forecast.small_engine import SmallEngine
 
 
 def engine_of(module: nn.Module, mode: Mode) -> Runs:
@@ -22,4 +24,6 @@ def engine_of(module: nn.Module, mode: Mode) -> Runs:
     """
     if isinstance(module, Aurora):
         return Engine(module, mode)
+    if isinstance(module, AuroraSmall):
+        return SmallEngine(module)
     raise TypeError(f"{type(module).__name__} is no network that forecasts")

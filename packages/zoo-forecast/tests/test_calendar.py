@@ -54,3 +54,11 @@ def test_irregular_stamps_have_no_step() -> None:
 def test_unknown_names(name: str) -> None:
     with pytest.raises(UsageError, match="no frequency"):
         Step.named(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "period"),
+    [("h", 24), ("15min", 96), ("5min", 288), ("D", 7), ("B", 5), ("W", 52), ("MS", 12), ("QE", 4), ("Y", 1)],
+)
+def test_a_step_has_the_period_that_people_expect(name: str, period: int) -> None:
+    assert Step.named(name).period == period

@@ -27,6 +27,7 @@ from zoo_core.weights.build import build
 from zoo_core.weights.find import find
 from zoo_forecast import flow
 from zoo_forecast.aurora import Aurora
+from zoo_forecast.engine import Engine
 from zoo_forecast.folded import Graphs
 from zoo_forecast.forecaster import Forecaster
 
@@ -124,6 +125,7 @@ def _whole(module: Aurora, half: Aurora, count: int) -> list[Way]:
         )
 
     plain, ours, quick = Forecaster(module), Forecaster(module), Forecaster(half)
+    assert isinstance(plain.engine, Engine)  # noqa: S101 - for the type checker
     plain.engine.follow = partial(flow.sample, module.flow)
     return [
         way("plain", plain, SAME, note="the sampler as flow.sample writes it"),

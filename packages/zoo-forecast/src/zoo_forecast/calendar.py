@@ -78,6 +78,18 @@ class Step:
             return cls("time", shortest / 1e6)
         return None
 
+    @property
+    def period(self) -> int:
+        """Steps after which such series usually repeat: a day of times, a week of days, a year of weeks or months."""
+        if self.kind == "months":
+            return max(1, 12 // int(self.count))
+        if self.kind == "business days":
+            return max(1, 5 // int(self.count))
+        for season in (86400, 7 * 86400, 364 * 86400):
+            if season >= 2 * self.count:
+                return round(season / self.count)
+        return 1
+
     def after(self, last: np.datetime64, count: int, *, month_ends: bool = False) -> Stamps:
         """Return the `count` stamps that follow.
 

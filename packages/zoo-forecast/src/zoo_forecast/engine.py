@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from zoo_forecast import noise
+from zoo_forecast.asked import Asked, Request
 from zoo_forecast.aurora import Aurora, Guidance, Reading
+from zoo_forecast.distil import OFFICIAL_ROWS
 from zoo_forecast.folded import Graphs
 from zoo_forecast.mode import Mode
 from zoo_forecast.picture import draw, periods
+from zoo_forecast.words import Pieces, pieces
+
+FUTURE_TOKENS = 64  # at a time; a longer horizon goes on from the median path
+CONTEXT_TOKENS = 22  # the longest context of the authors' runs, 1056 points of 48
 
 
 class Engine:
@@ -24,6 +32,58 @@ class Engine:
     def __init__(self, module: Aurora, mode: Mode) -> None:
         self.module, self.mode = module, mode
         self.follow: Callable[..., Tensor] = Graphs(module.flow)
+        weight = module.model.fuse.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        self.shortest_texts = OFFICIAL_ROWS if mode.attend_padding else 0
+
+    # -- what a Forecaster asks ----------------------------------------------------------------------------------------
+
+    def cut(self, text: str | None) -> Pieces | None:
+        """See `Runs.cut`."""
+        if self.mode.attend_padding:  # as upstream: the first pieces are kept
+            return pieces(text, limit=OFFICIAL_ROWS, newest=False)
+        return pieces(text, limit=self.module.model.TextEncoder.model.positions)
+
+    def group(self, one: Asked, request: Request) -> Hashable:
+        """See `Runs.group`: of as many points, and all with a text or none; nothing is padded."""
+        length, points = self._length(request), len(one.series.values)
+        points = min(points, (request.context_tokens or CONTEXT_TOKENS) * length)
+        if points > length and not self.mode.keep_remainder:
+            points -= points % length  # without the oldest points, which fill no token
+        return points, one.text is not None
+
+    def draw(self, group: Sequence[Asked], request: Request) -> Tensor:
+        """See `Runs.draw`."""
+        points: int = self.group(group[0], request)[0]  # type: ignore[index]
+        scaled = [one.series.scale(points, double=self.mode.double) for one in group]
+        normal = torch.tensor(np.stack([one[0] for one in scaled]), dtype=self.dtype, device=self.device)
+        told = [one.text for one in group if one.text is not None]
+        paths = self._paths(normal, torch.stack(told) if told else None, [one.key for one in group], request)
+        mean, std = (torch.tensor([one[n] for one in scaled], dtype=torch.float64) for n in (1, 2))
+        return paths.double().cpu() * std[:, None, None] + mean[:, None, None]
+
+    def _length(self, request: Request) -> int:
+        return request.token_length or self.module.token_length
+
+    def _paths(self, series: Tensor, texts: Tensor | None, keys: Sequence[int], request: Request) -> Tensor:
+        """Return normalised paths (B, S, H) of normalised series (B, L)."""
+        length, points = self._length(request), self.module.token_length
+        total = -(-request.horizon // length)
+        parts: list[Tensor] = []
+        before = None
+        for first in range(0, total, FUTURE_TOKENS):
+            future = min(FUTURE_TOKENS, total - first)
+            reading = self.read_series(series, texts, future, length)
+            fresh = noise.normal(keys, request.samples, future, points, first=first, device=self.device)
+            whole = noise.coherent(fresh, before, coherence=self.mode.coherence)
+            before = whole[:, :, -1]
+            parts.append(self.paths(reading, whole, length, steps=request.steps))
+            if first + future < total:
+                series = torch.cat([series, parts[-1].median(1).values.to(series.dtype)], 1)
+                series = series[:, -(request.context_tokens or CONTEXT_TOKENS) * length :]
+        return torch.cat(parts, 2)[..., : request.horizon]
+
+    # -- on tensors ----------------------------------------------------------------------------------------------------
 
     def read_texts(self, pieces: Tensor, lengths: Tensor) -> Tensor:
         """Return the tokens (B, K, d) of texts; arguments as of `TextEncoder.forward`."""

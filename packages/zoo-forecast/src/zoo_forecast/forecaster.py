@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from zoo_core.catalog import find
@@ -20,15 +19,12 @@ from zoo_core.predict import DTYPES, choose_device, choose_precision
 from zoo_core.weights.build import build
 from zoo_core.weights.find import find as find_weights
 from zoo_forecast import noise
-from zoo_forecast.aurora import Aurora
-from zoo_forecast.distil import OFFICIAL_ROWS
-from zoo_forecast.engine import Engine
+from zoo_forecast.asked import Asked, Request
+from zoo_forecast.engines import engine_of
 from zoo_forecast.mode import CORRECTED, Mode
 from zoo_forecast.series import Series, clean
-from zoo_forecast.words import Pieces, pieces
+from zoo_forecast.words import Pieces
 
-FUTURE_TOKENS = 64  # at a time; a longer horizon goes on from the median path
-CONTEXT_TOKENS = 22  # the longest context of the authors' runs, 1056 points of 48
 TEXTS = 4096  # whose tokens are kept, 10 kB each at the official size
 
 
@@ -77,11 +73,10 @@ class Forecaster:
         batch_size: series that are computed together.
     """
 
-    def __init__(self, module: Aurora, *, mode: Mode = CORRECTED, batch_size: int = 64) -> None:
+    def __init__(self, module: nn.Module, *, mode: Mode = CORRECTED, batch_size: int = 64) -> None:
         self.module, self.mode, self.batch_size = module, mode, batch_size
-        self.engine = Engine(module, mode)
-        weight = module.model.fuse.weight
-        self.device, self.dtype = weight.device, weight.dtype
+        self.engine = engine_of(module, mode)
+        self.device = self.engine.device
         self._texts: OrderedDict[Pieces, Tensor] = OrderedDict()
 
     @classmethod
@@ -112,7 +107,7 @@ class Forecaster:
         entry, place = find(model), choose_device(device)
         found = find_weights(entry, weights=Path(weights) if weights else None)
         dtype = DTYPES[choose_precision(entry, precision, place)]
-        module: Any = build(entry, found, device=place, dtype=dtype)
+        module = build(entry, found, device=place, dtype=dtype)
         return cls(module, mode=mode, batch_size=batch_size)
 
     @torch.inference_mode()
@@ -125,8 +120,9 @@ class Forecaster:
         texts: Sequence[str | None] | None = None,
         items: Sequence[str] | None = None,
         seed: int = 0,
+        periods: Sequence[int | None] | None = None,
         token_length: int | None = None,
-        context_tokens: int = CONTEXT_TOKENS,
+        context_tokens: int | None = None,
         steps: int | None = None,
     ) -> Forecast:
         """Forecast series.
@@ -142,33 +138,36 @@ class Forecaster:
             texts: of each series, the newest that was known at its end; None or "" is no text.
             items: ids of the series, for the noise.
             seed: of the noise.
+            periods: points after which each series usually repeats, 24 of hours; by default the model finds out.
             token_length: q, points of a token: best a period of the series or a multiple of it. Default the model's.
-            context_tokens: most tokens of a series that are read, the newest.
+            context_tokens: most tokens of a series that are read, the newest. Default the model's.
             steps: of the sampler, default the model's.
 
         Raises:
             UsageError: a number out of place, or a list of another length than the context.
             InputError: a series that cannot be read.
         """
-        length = self.module.token_length if token_length is None else token_length
-        self._check(prediction_length, num_samples, length, context_tokens)
-        for name, given in (("texts", texts), ("items", items)):
+        request = Request(prediction_length, num_samples, token_length, context_tokens, steps)
+        _check(request)
+        for name, given in (("texts", texts), ("items", items), ("periods", periods)):
             if given is not None and (isinstance(given, str) or len(given) != len(context)):
                 raise UsageError(f"`{name}` must be a list with one entry for each of the {len(context)} series.")
         series = [clean(row, name=f"series {number}") for number, row in enumerate(context)]
-        read = [self._cut(text) for text in texts] if texts is not None else [None] * len(series)
-        keys = [noise.key(seed, items[n] if items is not None else _itself(one)) for n, one in enumerate(series)]
-        samples = torch.full((len(series), num_samples, prediction_length), float("nan"), dtype=torch.float64)
+        read = [self.engine.cut(text) for text in texts] if texts is not None else [None] * len(series)
         self._remember(read)
-        for points, rows in self._groups(series, read, length, context_tokens):
-            scaled = [series[row].scale(points, double=self.mode.double) for row in rows]
-            normal = torch.tensor(np.stack([one[0] for one in scaled]), dtype=self.dtype, device=self.device)
-            told = [text for row in rows if (text := read[row]) is not None]
-            guides = torch.stack([self._texts[text] for text in told]) if told else None
-            own = [keys[row] for row in rows]
-            paths = self._paths(normal, guides, own, prediction_length, num_samples, length, context_tokens, steps)
-            mean, std = (torch.tensor([one[n] for one in scaled], dtype=torch.float64) for n in (1, 2))
-            samples[rows] = paths.double().cpu() * std[:, None, None] + mean[:, None, None]
+        asked = {
+            row: Asked(
+                one,
+                noise.key(seed, items[row] if items is not None else _itself(one)),
+                self._texts[told] if (told := read[row]) is not None else None,
+                periods[row] if periods is not None else None,
+            )
+            for row, one in enumerate(series)
+            if len(one.values) and not one.constant
+        }
+        samples = torch.full((len(series), num_samples, prediction_length), float("nan"), dtype=torch.float64)
+        for rows in self._groups(asked, request):
+            samples[rows] = self.engine.draw([asked[row] for row in rows], request)
         for row, one in enumerate(series):
             if len(one.values) and one.constant:
                 samples[row] = float(one.values[0])  # exactly, and without width
@@ -191,55 +190,14 @@ class Forecaster:
         """Forget the texts that were read, of which the newest ones are kept for later calls."""
         self._texts.clear()
 
-    def _check(self, horizon: int, samples: int, length: int, context_tokens: int) -> None:
-        for name, number in (
-            ("prediction_length", horizon),
-            ("num_samples", samples),
-            ("token_length", length),
-            ("context_tokens", context_tokens),
-        ):
-            if number < 1:
-                raise UsageError(f"{name} is {number}, but must be at least 1.")
-
-    def _groups(
-        self, series: list[Series], read: Sequence[Pieces | None], length: int, context_tokens: int
-    ) -> Iterator[tuple[int, list[int]]]:
-        """Yield rows that can be computed together: of as many points, and all with a text or none; none is padded."""
-        groups: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
-        for row, one in enumerate(series):
-            if len(one.values) and not one.constant:
-                points = min(len(one.values), context_tokens * length)
-                if points > length and not self.mode.keep_remainder:
-                    points -= points % length  # without the oldest points, which fill no token
-                groups[points, read[row] is not None].append(row)
-        for (points, _), rows in groups.items():
+    def _groups(self, asked: Mapping[int, Asked], request: Request) -> Iterator[list[int]]:
+        """Yield rows that are computed together."""
+        groups: defaultdict[Hashable, list[int]] = defaultdict(list)
+        for row, one in asked.items():
+            groups[self.engine.group(one, request)].append(row)
+        for rows in groups.values():
             for begin in range(0, len(rows), self.batch_size):
-                yield points, rows[begin : begin + self.batch_size]
-
-    def _paths(
-        self, series: Tensor, texts: Tensor | None, keys: list[int], horizon: int, samples: int, length: int,
-        context_tokens: int, steps: int | None,
-    ) -> Tensor:  # fmt: skip
-        """Return normalised paths (B, S, H) of normalised series (B, L)."""
-        total = -(-horizon // length)
-        parts: list[Tensor] = []
-        before = None
-        for first in range(0, total, FUTURE_TOKENS):
-            future = min(FUTURE_TOKENS, total - first)
-            reading = self.engine.read_series(series, texts, future, length)
-            fresh = noise.normal(keys, samples, future, self.module.token_length, first=first, device=self.device)
-            whole = noise.coherent(fresh, before, coherence=self.mode.coherence)
-            before = whole[:, :, -1]
-            parts.append(self.engine.paths(reading, whole, length, steps=steps))
-            if first + future < total:
-                series = torch.cat([series, parts[-1].median(1).values.to(series.dtype)], 1)
-                series = series[:, -context_tokens * length :]
-        return torch.cat(parts, 2)[..., :horizon]
-
-    def _cut(self, text: str | None) -> Pieces | None:
-        if self.mode.attend_padding:  # as upstream: the first pieces are kept
-            return pieces(text, limit=OFFICIAL_ROWS, newest=False)
-        return pieces(text, limit=self.module.model.TextEncoder.model.positions)
+                yield rows[begin : begin + self.batch_size]
 
     def _remember(self, read: Sequence[Pieces | None]) -> None:
         """Read each distinct text that is not known yet, short ones together."""
@@ -250,13 +208,24 @@ class Forecaster:
         new = sorted((text for text in wanted if text not in self._texts), key=lambda text: len(text.numbers))
         for begin in range(0, len(new), self.batch_size):
             batch = new[begin : begin + self.batch_size]
-            longest = max(len(batch[-1].numbers), OFFICIAL_ROWS if self.mode.attend_padding else 0)
+            longest = max(len(batch[-1].numbers), self.engine.shortest_texts)
             numbers = torch.stack([pad(torch.tensor(t.numbers), (0, longest - len(t.numbers))) for t in batch])
             lengths = torch.tensor([len(text.numbers) for text in batch])
             tokens = self.engine.read_texts(numbers.to(self.device), lengths.to(self.device))
             self._texts.update(zip(batch, tokens, strict=True))
         while len(self._texts) > max(TEXTS, len(wanted)):
             self._texts.popitem(last=False)
+
+
+def _check(request: Request) -> None:
+    for name, number in (
+        ("prediction_length", request.horizon),
+        ("num_samples", request.samples),
+        ("token_length", request.token_length),
+        ("context_tokens", request.context_tokens),
+    ):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}, but must be at least 1.")
 
 
 def _itself(series: Series) -> str:

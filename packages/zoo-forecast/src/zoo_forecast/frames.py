@@ -145,7 +145,7 @@ def _forecast(
         horizon,
         texts=[item.text for item in series] if table.columns.text else None,
         items=[str(item.name) for item in series],
-        **options,
+        **{"periods": [item.step.period for item in series], **options},
     )
     for item, notes in zip(series, forecast.notes, strict=True):
         if said := (*item.notes, *notes):

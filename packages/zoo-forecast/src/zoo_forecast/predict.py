@@ -14,7 +14,6 @@ from zoo_core.errors import InputError, UsageError
 from zoo_core.io.inputs import Source
 from zoo_core.options import Options
 from zoo_core.predict import DTYPES, Predictor, Progress, silent
-from zoo_forecast.aurora import Aurora
 from zoo_forecast.calendar import Step
 from zoo_forecast.forecaster import Forecast, Forecaster
 from zoo_forecast.items import Columns, Item, items
@@ -68,9 +67,7 @@ class ForecastPredictor(Predictor[Table, Told, Output]):
         self, entry: CatalogEntry, module: nn.Module, *, device: torch.device, precision: str, options: ForecastOptions
     ) -> None:
         super().__init__(entry, module, device=device, precision=precision, options=options)
-        network = module.to(DTYPES[precision])
-        assert isinstance(network, Aurora)  # noqa: S101 - the manifest names this class
-        self.forecaster = Forecaster(network, mode=OFFICIAL if options.official else CORRECTED)
+        self.forecaster = Forecaster(module.to(DTYPES[precision]), mode=OFFICIAL if options.official else CORRECTED)
         self.text = _text(options)
 
     @classmethod
@@ -117,6 +114,7 @@ class ForecastPredictor(Predictor[Table, Told, Output]):
             texts=prepared.texts,
             items=[str(item.name) for item in prepared.items],
             seed=options.seed,
+            periods=[item.step.period for item in prepared.items],
             token_length=options.token_length,
         )
         progress(1.0)

@@ -22,10 +22,12 @@ class Series:
     Args:
         values: (L,) float64, finite; empty if nothing was observed.
         notes: what was done to it, a sentence each.
+        bridged: (L,) where values were missing and are made up; None is nowhere.
     """
 
     values: Values
     notes: tuple[str, ...] = ()
+    bridged: NDArray[np.bool_] | None = None
 
     @property
     def constant(self) -> bool:
@@ -83,4 +85,4 @@ def clean(given: Sequence[float] | Any, *, name: str = "the series") -> Series:
         return Series(values)
     places = np.arange(len(values))
     values[gaps] = np.interp(places[gaps], places[~gaps], values[~gaps])
-    return Series(values, (f"{int(gaps.sum())} missing values were bridged by straight lines",))
+    return Series(values, (f"{int(gaps.sum())} missing values were bridged by straight lines",), gaps)

@@ -44,6 +44,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     model: str,
     data: str | None,
     *,
@@ -88,7 +89,7 @@ def command(
         context.exit(1)
 
 
-def _own_options(entry: catalog.CatalogEntry, context: click.Context, data: str | None) -> dict[str, EvaluateOptions]:
+def _own_options(entry: catalog.CatalogEntry, context: click.Context, data: str | None) -> dict[str, Any]:
     """Return what the model's evaluation gets of its own options: nothing, or `options`."""
     options = None
     if entry.manifest.entry.evaluate_options is not None:

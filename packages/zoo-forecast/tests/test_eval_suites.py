@@ -75,7 +75,7 @@ def test_seasonal_naive_on_etth(name: str, mse: float, mae: float) -> None:
 
 @needs_packs
 def test_naive_rules_on_m4() -> None:
-    """Of whole sets the competition's own benchmarks (M4-methods) print 1.193 and 2.777."""
+    """Of whole sets the competition's own benchmarks (M4-methods) print 1.193 and 2.777 (from memory)."""
     hourly, weekly = (prepare(spec("m4", name)) for name in ("m4 hourly", "m4 weekly"))
     assert (len(hourly.chosen), len(weekly.chosen)) == (414, 359)  # one window a series
     assert naive_figures(hourly)["seasonal_naive"]["mase"] == pytest.approx(1.193, abs=5.1e-4)

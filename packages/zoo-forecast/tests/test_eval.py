@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import save_file
 from tiny_aurora import TINY, tiny_aurora
 
@@ -20,10 +21,10 @@ from zoo_core.catalog import find
 from zoo_core.errors import InputError, UsageError
 from zoo_core.evaluate import Report
 from zoo_forecast.eval import evaluate, evaluate_pack
-from zoo_forecast.eval_data import read_pack
-from zoo_forecast.eval_options import ForecastEvaluateOptions
-from zoo_forecast.eval_windows import FEWEST_GROUPS, resampled_together, windows
 from zoo_forecast.forecaster import Forecaster
+from zoo_forecast.measuring.data import read_pack
+from zoo_forecast.measuring.options import ForecastEvaluateOptions
+from zoo_forecast.measuring.windows import FEWEST_GROUPS, resampled_together, windows
 
 START = datetime(2024, 1, 1)
 
@@ -217,3 +218,10 @@ def test_the_command_measures_weights_by_its_manifest(tmp_path: Path) -> None:
     assert (report.model, report.dataset, report.protocol, report.n) == ("aurora-base", "p", "corrected", 5)
     assert report.as_dict()["seconds"] > 0
     assert report.facts["weights"]["file"] == "tiny.safetensors"
+
+
+def test_a_short_forecast_is_the_beginning_of_a_long_one(forecaster: Forecaster) -> None:
+    """Suites forecast each origin once, for all of their horizons."""
+    series = [[float(v or 0) for v in walk(100)]]
+    long, short = (forecaster.predict(series, horizon, num_samples=5).samples for horizon in (50, 10))
+    assert torch.allclose(long[..., :10], short, rtol=1e-4, atol=1e-4)

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from tiny_aurora import PACKS, tiny_aurora
 
-from zoo_forecast.eval_options import SUITES, ForecastEvaluateOptions
-from zoo_forecast.eval_suites import Part, evaluate_suite, measure_part, prepare, published, suites, summary
-from zoo_forecast.eval_ways import naive_ways
 from zoo_forecast.forecaster import Forecaster
+from zoo_forecast.measuring.options import SUITES, ForecastEvaluateOptions
+from zoo_forecast.measuring.suites import Part, evaluate_suite, measure_part, prepare, published, suites, summary
+from zoo_forecast.measuring.ways import naive_ways
 
 needs_packs = pytest.mark.skipif(
     not Path(PACKS, "forecast/eval").is_dir(), reason="the data packs are not here: set ZOO_PACKS"

@@ -11,8 +11,8 @@ import pytest
 from tiny_aurora import PACKS
 
 from zoo_core.errors import InputError
-from zoo_forecast.eval_data import read_pack
 from zoo_forecast.leaks import Probes, check_training_packs, leaks, pack_leaks
+from zoo_forecast.measuring.data import read_pack
 
 PRETRAIN, EVAL = (sorted(Path(PACKS, "forecast", folder).glob("*.parquet")) for folder in ("pretrain", "eval"))
 needs_packs = pytest.mark.skipif(not PRETRAIN or not EVAL, reason="the data packs are not here: set ZOO_PACKS")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo_forecast import naive
-from zoo_forecast.scores import LEVELS, Predicted, mase_scale, pit, score
+from zoo_forecast.measuring import naive
+from zoo_forecast.measuring.scores import LEVELS, Predicted, mase_scale, pit, score
 
 
 def one(samples: np.ndarray, y: list[float], scale: float = 1.0) -> dict[str, float]:

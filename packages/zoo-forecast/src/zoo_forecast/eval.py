@@ -28,12 +28,12 @@ from zoo_core.weights.build import build
 from zoo_core.weights.files import sha256_of
 from zoo_core.weights.find import find
 from zoo_forecast.calendar import Step
-from zoo_forecast.eval_data import Tested, read_pack
-from zoo_forecast.eval_measure import METRICS, Measured, measure
-from zoo_forecast.eval_options import ForecastEvaluateOptions
-from zoo_forecast.eval_ways import Model, model_ways, naive_ways
-from zoo_forecast.eval_windows import Window, resampled_together, told, windows
 from zoo_forecast.forecaster import Forecaster
+from zoo_forecast.measuring.data import Tested, read_pack
+from zoo_forecast.measuring.options import ForecastEvaluateOptions
+from zoo_forecast.measuring.side_by_side import METRICS, Measured, measure
+from zoo_forecast.measuring.ways import Model, model_ways, naive_ways
+from zoo_forecast.measuring.windows import Window, resampled_together, told, windows
 from zoo_forecast.mode import CORRECTED, OFFICIAL
 
 PACKS_BELOW = "forecast/eval"
@@ -110,7 +110,7 @@ def evaluate(
         "hardware": describe_hardware(where, processes=1),
     }
     if data is None:
-        from zoo_forecast.eval_suites import evaluate_suite
+        from zoo_forecast.measuring.suites import evaluate_suite
 
         report = evaluate_suite(forecaster, options, against=against, limit=limit, progress=progress)
     else:
@@ -154,7 +154,7 @@ def evaluate_pack(
     model = Model(forecaster, options.samples, options.seed, token_length_of(options, None), options.context)
     ways = model_ways(model, options.texts, has_texts=has_texts) | naive_ways()
     if against:
-        from zoo_forecast.peers import peer
+        from zoo_forecast.measuring.peers import peer
 
         ways |= {name: peer(name) for name in against}
     done, total = 0, len(chosen) * len(ways)

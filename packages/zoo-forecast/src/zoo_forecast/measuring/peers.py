@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from zoo_core.errors import MissingDependencyError, UsageError, did_you_mean
-from zoo_forecast import naive
-from zoo_forecast.eval_ways import Way
-from zoo_forecast.eval_windows import Batch
-from zoo_forecast.naive import LEVELS
-from zoo_forecast.scores import Figures, Predicted
+from zoo_forecast.measuring import naive
+from zoo_forecast.measuring.naive import LEVELS
+from zoo_forecast.measuring.scores import Figures, Predicted
+from zoo_forecast.measuring.ways import Method
+from zoo_forecast.measuring.windows import Batch
 from zoo_forecast.series import Values, clean
 
 MODULES = {"autoets": "statsforecast", "fracast": "fracast"}
@@ -115,7 +115,7 @@ def _extended(quantiles: Figures, levels: Sequence[float]) -> Figures:
     return np.stack(result, axis=1)
 
 
-def peer(name: str) -> Way:
+def peer(name: str) -> Method:
     """Return the peer of this name.
 
     Raises:

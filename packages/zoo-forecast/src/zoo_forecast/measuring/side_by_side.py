@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from zoo_core.errors import ZooError
-from zoo_forecast import scores
-from zoo_forecast.eval_data import Tested
-from zoo_forecast.eval_ways import Way
-from zoo_forecast.eval_windows import Window, batches, scales, truth
-from zoo_forecast.scores import Figures, Predicted
+from zoo_forecast.measuring import scores
+from zoo_forecast.measuring.data import Tested
+from zoo_forecast.measuring.scores import Figures, Predicted
+from zoo_forecast.measuring.ways import Method
+from zoo_forecast.measuring.windows import Window, batches, scales, truth
 
 AT_ONCE = 6_000_000  # values of sample paths in memory
 METRICS = ("mse", "mae", "mase", "crps", "crps_energy", *(f"coverage{share}" for share in scores.COVERED))
@@ -45,7 +45,7 @@ class Measured:
 
 
 def measure(
-    ways: Mapping[str, Way],
+    ways: Mapping[str, Method],
     series: Sequence[Tested],
     chosen: Sequence[Window],
     *,

@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from zoo_core.errors import UsageError
-from zoo_forecast import naive
-from zoo_forecast.eval_windows import Batch
 from zoo_forecast.forecaster import Forecaster
-from zoo_forecast.scores import Predicted
+from zoo_forecast.measuring import naive
+from zoo_forecast.measuring.scores import Predicted
+from zoo_forecast.measuring.windows import Batch
 
 MOST_TOKENS = 64  # that a model is asked to read; the authors' longest context has 22
 
-Way: TypeAlias = Callable[[Batch], Predicted]
+Method: TypeAlias = Callable[[Batch], Predicted]
 
 
-def naive_ways() -> dict[str, Way]:
+def naive_ways() -> dict[str, Method]:
     """Return the rules that anybody can follow, without and with a spread."""
 
-    def way(forecast: Callable[..., Predicted], rule: naive.Rule) -> Way:
+    def way(forecast: Callable[..., Predicted], rule: naive.Rule) -> Method:
         return lambda batch: forecast(rule, batch.contexts, batch.seasons, batch.horizon)
 
     return {
@@ -76,7 +76,7 @@ class Model:
         return Predicted.samples(forecast.samples.numpy())
 
 
-def model_ways(model: Model, texts: str, *, has_texts: bool) -> dict[str, Way]:
+def model_ways(model: Model, texts: str, *, has_texts: bool) -> dict[str, Method]:
     """Return our ways: `ours` first, and beside it, if asked for, the same without texts and with those of others.
 
     Args:

@@ -18,14 +18,14 @@ from zoo_core.errors import UsageError
 from zoo_core.evaluate import Report, Table, Way, paired
 from zoo_core.io.packs import find_pack
 from zoo_core.weights.files import sha256_of
-from zoo_forecast import eval_ways
-from zoo_forecast.eval_data import Tested, read_pack
-from zoo_forecast.eval_measure import Measured, fitting, measure
-from zoo_forecast.eval_options import ForecastEvaluateOptions
-from zoo_forecast.eval_windows import Window, resampled_together, told, windows
 from zoo_forecast.forecaster import Forecaster
-from zoo_forecast.peers import installed, peer
-from zoo_forecast.scores import Figures
+from zoo_forecast.measuring.data import Tested, read_pack
+from zoo_forecast.measuring.options import ForecastEvaluateOptions
+from zoo_forecast.measuring.peers import installed, peer
+from zoo_forecast.measuring.scores import Figures
+from zoo_forecast.measuring.side_by_side import Measured, fitting, measure
+from zoo_forecast.measuring.ways import Method, Model, model_ways, naive_ways
+from zoo_forecast.measuring.windows import Window, resampled_together, told, windows
 
 PACKS_BELOW = "forecast/eval"
 FIGURES = ("mse", "mae", "mase", "crps", "coverage80")
@@ -61,13 +61,16 @@ class Part:
 
 def suites() -> dict[str, Any]:
     """Return the protocols."""
-    found: dict[str, Any] = json.loads(files("zoo_forecast").joinpath("suites.json").read_text(encoding="utf-8"))
-    return found
+    return _data("suites.json")
 
 
 def published() -> dict[str, Any]:
     """Return the figures that papers print: by set, and as means over whole suites."""
-    found: dict[str, Any] = json.loads(files("zoo_forecast").joinpath("published.json").read_text(encoding="utf-8"))
+    return _data("published.json")
+
+
+def _data(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(files("zoo_forecast.measuring").joinpath(name).read_text(encoding="utf-8"))
     return found
 
 
@@ -114,7 +117,7 @@ def _split(one: Tested, spec: Mapping[str, Any]) -> tuple[Tested, float]:
 
 
 def measure_part(
-    part: Part, ways: Mapping[str, eval_ways.Way], *, samples: int, seed: int, step: Callable[[int], None]
+    part: Part, ways: Mapping[str, Method], *, samples: int, seed: int, step: Callable[[int], None]
 ) -> dict[str, dict[int, Measured]]:
     """Measure ways on a set: way -> horizon -> figures by window, errors in the protocol's scale."""
     horizons = part.spec["horizons"]
@@ -219,20 +222,20 @@ def evaluate_suite(
 
     found: dict[str, dict[str, dict[int, Measured]]] = {}
     for part in parts:
-        ways = _model_ways(forecaster, part, options) | eval_ways.naive_ways() | peers
+        ways = _model_ways(forecaster, part, options) | naive_ways() | peers
         found[part.name] = measure_part(part, ways, samples=options.samples, seed=options.seed, step=step)
     return report(suite, protocol["says"], parts, found, options, list(peers))
 
 
-def _model_ways(forecaster: Forecaster, part: Part, options: ForecastEvaluateOptions) -> dict[str, eval_ways.Way]:
+def _model_ways(forecaster: Forecaster, part: Part, options: ForecastEvaluateOptions) -> dict[str, Method]:
     length = options.token_length
     points = part.spec["token_length"] if length is None else None if isinstance(length, str) else length
-    model = eval_ways.Model(forecaster, options.samples, options.seed, points, part.spec["context"])
-    return eval_ways.model_ways(model, options.texts, has_texts=any(one.texts for one in part.series))
+    model = Model(forecaster, options.samples, options.seed, points, part.spec["context"])
+    return model_ways(model, options.texts, has_texts=any(one.texts for one in part.series))
 
 
 def _count(parts: Sequence[Part], options: ForecastEvaluateOptions, peers: int) -> int:
-    per_window = len(eval_ways.naive_ways()) + peers
+    per_window = len(naive_ways()) + peers
     ours = {True: 3 if options.texts == "all" else 1, False: 1}
     return sum(len(part.chosen) * (per_window + ours[any(one.texts for one in part.series)]) for part in parts)
 
@@ -287,7 +290,7 @@ def report(
             "every": options.every,
             "windows": sum(sum(one["windows"].values()) for one in sets.values()),
             "metrics": means["ours"],
-            "naive": {name: means[name] for name in eval_ways.naive_ways()},
+            "naive": {name: means[name] for name in naive_ways()},
             "peers": {name: means[name] for name in peers},
             "paper": printed["means over a suite"].get(suite, []),
             "weighting": WEIGHTING,

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo_core.evaluate import Difference
-from zoo_forecast.eval_data import Tested
-from zoo_forecast.scores import Figures, mase_scale
+from zoo_forecast.measuring.data import Tested
+from zoo_forecast.measuring.scores import Figures, mase_scale
 from zoo_forecast.series import Values
 
 FEWEST_GROUPS = 6  # of which a bootstrap says anything

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from zoo_forecast.scores import Figures, Predicted
+from zoo_forecast.measuring.scores import Figures, Predicted
 from zoo_forecast.series import Values, clean
 
 LEVELS = np.arange(1, 40) / 40

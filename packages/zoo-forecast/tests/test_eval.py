@@ -106,6 +106,7 @@ def test_texts_are_those_known_at_the_origin(tmp_path: Path) -> None:
     texts = [None, "early", None, " ", "late", "later"]
     (one,) = read_pack(pack(tmp_path / "p.parquet", {"a": walk(6)}, text=texts))
     assert [one.text(origin) for origin in range(7)] == [None, None, "early", "early", "early", "late", "later"]
+    assert read_pack(pack(tmp_path / "p.parquet", {"a": walk(6)}, text=[" "] * 6))[0].texts == ()
 
 
 def test_windows_of_many_series_are_drawn_by_series_of_few_by_blocks(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from tiny_aurora import PACKS, tiny_aurora
 
 from zoo_forecast.forecaster import Forecaster
 from zoo_forecast.measuring.options import SUITES, ForecastEvaluateOptions
-from zoo_forecast.measuring.suites import Part, evaluate_suite, measure_part, prepare, published, suites, summary
+from zoo_forecast.measuring.suite_run import evaluate_suite
+from zoo_forecast.measuring.suites import Part, measure_part, prepare, published, suites, summary
 from zoo_forecast.measuring.ways import naive_ways
 
 needs_packs = pytest.mark.skipif(

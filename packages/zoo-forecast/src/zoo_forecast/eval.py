@@ -31,6 +31,7 @@ from zoo_forecast.calendar import Step
 from zoo_forecast.forecaster import Forecaster
 from zoo_forecast.measuring.data import Tested, read_pack
 from zoo_forecast.measuring.options import ForecastEvaluateOptions
+from zoo_forecast.measuring.peers import failed, peer
 from zoo_forecast.measuring.side_by_side import METRICS, Measured, measure
 from zoo_forecast.measuring.ways import Model, model_ways, naive_ways
 from zoo_forecast.measuring.windows import Window, resampled_together, told, windows
@@ -40,6 +41,7 @@ PACKS_BELOW = "forecast/eval"
 PROTOCOLS = {"corrected": CORRECTED, "official": OFFICIAL}
 SHOWN = ("mae", "crps")  # with intervals; a second table has all
 FIGURES = ("mse", "mae", "mase", "crps", "coverage80")
+BY_WINDOW = (*FIGURES, "crps_energy")  # with a figure of each window in the report
 DIGITS = dict.fromkeys(METRICS, 4)
 WEIGHTING = (
     "every window (one series at one origin) counts once; in a window every observed point does; "
@@ -110,7 +112,7 @@ def evaluate(
         "hardware": describe_hardware(where, processes=1),
     }
     if data is None:
-        from zoo_forecast.measuring.suites import evaluate_suite
+        from zoo_forecast.measuring.suite_run import evaluate_suite
 
         report = evaluate_suite(forecaster, options, against=against, limit=limit, progress=progress)
     else:
@@ -153,10 +155,7 @@ def evaluate_pack(
     has_texts = any(one.texts for one in series)
     model = Model(forecaster, options.samples, options.seed, token_length_of(options, None), options.context)
     ways = model_ways(model, options.texts, has_texts=has_texts) | naive_ways()
-    if against:
-        from zoo_forecast.measuring.peers import peer
-
-        ways |= {name: peer(name) for name in against}
+    ways |= {name: peer(name) for name in against}
     done, total = 0, len(chosen) * len(ways)
 
     def step(count: int) -> None:
@@ -178,7 +177,7 @@ def evaluate_pack(
     more: dict[str, Any] = {
         "metrics": figures(ours_measured),
         "naive": naive,
-        "peers": {name: figures(flat[name]) for name in against},
+        "peers": {name: {**figures(flat[name]), "failed": failed(ways[name])} for name in against},
         "windows": len(chosen),
         "series": len({w.series for w in chosen}),
         "season": sorted({series[w.series].season for w in chosen}),
@@ -227,10 +226,10 @@ def calibration(measured: Measured) -> dict[str, Any]:
 
 
 def _way(name: str, measured: Measured, groups: Sequence[str]) -> Way:
-    values = {metric: np.nan_to_num(measured.figures[metric]).tolist() for metric in METRICS}
+    values = {metric: np.nan_to_num(measured.figures[metric]).tolist() for metric in BY_WINDOW}
     weights = {
         metric: (~np.isnan(measured.figures[metric])).astype(float).tolist()
-        for metric in METRICS
+        for metric in BY_WINDOW
         if np.isnan(measured.figures[metric]).any()
     }
     return Way.of(name, values, seconds=measured.seconds, weights=weights, groups=groups)

@@ -33,7 +33,8 @@ class Tested:
         values: (L,) float64, oldest first; NaN where nothing was observed.
         test: (L,) which points are of the test part.
         season: points of a season; 1 for none.
-        texts: (L,) the text that came with each point, or None; it is known once the point's own value is.
+        texts: (L,) the text that came with each point, or None; it is known once the point's own value is. Empty
+            if there is none at all.
         covariates: (C, L) columns that were named.
         notes: what was found: doubled, missing or unsorted stamps -> how many.
     """
@@ -161,12 +162,16 @@ def _series(name: str, cells: _Columns, step: Step | None, rows: Rows, season: i
     test = cells.test
     if test is None:
         test = np.arange(len(cells.values)) >= len(cells.values) - int(TEST_SHARE * len(cells.values))
-    texts = (
-        tuple(t if isinstance(t, str) and t.strip() else None for t in cells.texts) if cells.texts is not None else ()
-    )
+    texts = [t if isinstance(t, str) and t.strip() else None for t in cells.texts] if cells.texts is not None else []
     covariates = cells.covariates if cells.covariates is not None else np.zeros((0, len(cells.values)))
     return Tested(
-        name, cells.values, test, season or (step.period if step is not None else 1), texts, covariates, +notes
+        name,
+        cells.values,
+        test,
+        season or (step.period if step is not None else 1),
+        tuple(texts) if any(texts) else (),
+        covariates,
+        +notes,
     )
 
 

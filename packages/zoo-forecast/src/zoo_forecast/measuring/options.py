@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from zoo_core.options import EvaluateOptions
 
-SUITES = ("timemmd", "etth", "ettm", "ett", "epf", "m4", "exchange", "illness", "weather")
+Suite = Literal["timemmd", "etth", "ettm", "ett", "epf", "m4", "exchange", "illness", "weather", "all"]
+SUITES: tuple[str, ...] = get_args(Suite)
 
 
 class ForecastEvaluateOptions(EvaluateOptions):
     """Options of `zoo eval` for the forecasting models."""
 
-    suite: Literal["timemmd", "etth", "ettm", "ett", "epf", "m4", "exchange", "illness", "weather"] | None = Field(
+    suite: Suite | None = Field(
         default=None,
-        description="Instead of --data: published sets by their official protocols, beside naive rules, peers that are "
-        "installed and the paper's figures.",
+        description="Instead of --data: published sets by their official protocols, beside naive rules, peers that "
+        "are installed and the paper's figures; `all` has every set.",
     )
     context: int = Field(default=512, ge=1, le=100_000, description="Points before an origin that are known, at most.")
     horizon: int = Field(default=24, ge=1, le=10_000, description="Points to forecast from each origin.")

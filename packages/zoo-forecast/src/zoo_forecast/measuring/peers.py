@@ -132,3 +132,8 @@ def peer(name: str) -> Method:
 def installed() -> list[str]:
     """Return the names of the peers that can be run here."""
     return [name for name, module in MODULES.items() if importlib.util.find_spec(module) is not None]
+
+
+def failed(method: Method) -> int:
+    """Return for how many windows a peer gave no forecast of its own."""
+    return int(getattr(method, "failed", 0))

@@ -153,7 +153,7 @@ def evaluate_pack(
             "Give a shorter --horizon, or mark the test part in a column is_test.",
         )
     has_texts = any(one.texts for one in series)
-    model = Model(forecaster, options.samples, options.seed, token_length_of(options, None), options.context)
+    model = Model(forecaster, options.samples, options.seed, _token_length(options), options.steps, options.context)
     ways = model_ways(model, options.texts, has_texts=has_texts) | naive_ways()
     ways |= {name: peer(name) for name in against}
     done, total = 0, len(chosen) * len(ways)
@@ -203,11 +203,8 @@ def evaluate_pack(
     )
 
 
-def token_length_of(options: ForecastEvaluateOptions, of_suite: int | None) -> int | None:
-    """Return the token length that is asked for: the user's, else the suite's, else None, which is the model's own."""
-    if options.token_length == "model":  # noqa: S105 - no password
-        return None
-    return options.token_length if options.token_length is not None else of_suite
+def _token_length(options: ForecastEvaluateOptions) -> int | None:
+    return options.token_length if isinstance(options.token_length, int) else None
 
 
 def figures(measured: Measured) -> dict[str, float]:

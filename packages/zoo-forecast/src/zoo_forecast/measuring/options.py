@@ -49,6 +49,12 @@ class ForecastEvaluateOptions(EvaluateOptions):
         description="Points that are read as one token; default the suite's, else the model's own; `model` is the "
         "model's own everywhere.",
     )
+    steps: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Of the sampler; default the model's own. 0 is for models with a head of quantiles: that alone.",
+    )
     peers: bool = Field(default=True, description="In a suite, also measure AutoETS and fracast if they are installed.")
 
     @property

@@ -138,7 +138,7 @@ def pit(predicted: Predicted, truth: Figures) -> Figures:
     (Czado, Gneiting and Held, Biometrics 2009). Of a calibrated forecast every share is 0.1. NaN without any truth.
 
     Args:
-        predicted: samples.
+        predicted: samples, or quantiles of evenly spaced levels.
         truth: (W, H).
     """
     seen = ~np.isnan(truth)

@@ -93,7 +93,7 @@ def measure(
             for horizon, rows in _fitting(series, part, horizons):
                 mine, y = predicted.cut(rows, horizon), came[rows, :horizon]
                 parts[name][horizon].append(scores.score(mine, y, scale[numbers[rows]]))
-                if predicted.levels is None:
+                if predicted.values.shape[1] > 1:
                     pits[name][horizon].append((int((~np.isnan(y)).sum()), scores.pit(mine, y)))
             for tally in tallies[name].values():
                 tally.seconds += seconds

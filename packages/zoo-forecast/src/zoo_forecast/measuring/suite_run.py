@@ -67,7 +67,7 @@ def evaluate_suite(
 def _model_ways(forecaster: Forecaster, part: Part, options: ForecastEvaluateOptions) -> dict[str, Method]:
     length = options.token_length
     points = part.spec["token_length"] if length is None else None if isinstance(length, str) else length
-    model = Model(forecaster, options.samples, options.seed, points, part.spec["context"])
+    model = Model(forecaster, options.samples, options.seed, points, options.steps, part.spec["context"])
     return model_ways(model, options.texts, has_texts=any(one.texts for one in part.series))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from zoo_core.errors import UsageError
 from zoo_forecast.forecaster import Forecaster
 from zoo_forecast.measuring import naive
@@ -42,6 +44,7 @@ class Model:
         samples: paths of a window.
         seed: of the noise.
         token_length: points of a token; None is the model's own.
+        steps: of the sampler; None is the model's own, 0 its head of quantiles.
         context: points of a context at most; with a token length, the model reads as many of its tokens, up to 64.
     """
 
@@ -49,6 +52,7 @@ class Model:
     samples: int
     seed: int
     token_length: int | None
+    steps: int | None
     context: int
 
     def __call__(self, batch: Batch) -> Predicted:
@@ -71,9 +75,13 @@ class Model:
             items=list(batch.items),
             seed=self.seed,
             periods=list(batch.seasons),
+            steps=self.steps,
             **settings,
         )
-        return Predicted.samples(forecast.samples.numpy())
+        samples = Predicted.samples(forecast.samples.numpy())
+        if self.steps == 0:  # these are no draws, but quantiles in the middle of equal shares
+            return replace(samples, levels=(np.arange(self.samples) + 0.5) / self.samples)
+        return samples
 
 
 def model_ways(model: Model, texts: str, *, has_texts: bool) -> dict[str, Method]:

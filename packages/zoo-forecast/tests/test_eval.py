@@ -140,6 +140,7 @@ def test_a_report_has_what_was_asked_for(tmp_path: Path, forecaster: Forecaster)
             errors.append(np.mean([abs(v - last) for v in came]))
     assert data["naive"]["last_value"]["mae"] == pytest.approx(np.mean(errors))
     assert report.others[0].metrics["mae"] == pytest.approx(np.mean(errors))
+    assert set(data["series_below"]["last_value"]) == {"mase", "crps"}
     assert data["per_series"]["last_value"]["mae"] == pytest.approx((np.mean(errors[:5]) + np.mean(errors[5:])) / 2)
 
 

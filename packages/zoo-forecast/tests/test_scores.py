@@ -63,7 +63,7 @@ def test_a_point_forecast_has_its_absolute_error_for_crps() -> None:
 
 def test_squares_are_of_the_mean_and_absolutes_of_the_median() -> None:
     found = one(np.array([[0.0], [0.0], [9.0]]), [0.0])
-    assert (found["mse"], found["mae"]) == (9.0, 0.0)
+    assert (found["mse"], found["mae"], found["mae_of_mean"]) == (9.0, 0.0, 3.0)
 
 
 def test_what_is_missing_is_not_scored() -> None:

@@ -32,7 +32,7 @@ from zoo_forecast.forecaster import Forecaster
 from zoo_forecast.measuring.data import Tested, read_pack
 from zoo_forecast.measuring.options import ForecastEvaluateOptions
 from zoo_forecast.measuring.peers import failed, peer
-from zoo_forecast.measuring.side_by_side import METRICS, Measured, measure
+from zoo_forecast.measuring.side_by_side import METRICS, Measured, measure, series_below
 from zoo_forecast.measuring.ways import Model, model_ways, naive_ways
 from zoo_forecast.measuring.windows import Window, resampled_together, told, windows
 from zoo_forecast.mode import CORRECTED, OFFICIAL
@@ -184,6 +184,11 @@ def evaluate_pack(
         "weighting": WEIGHTING,
         "resampled": drawn,
         "per_series": {name: _per_series(one, chosen) for name, one in flat.items()},
+        "series_below": {
+            name: {metric: series_below(ours_measured, one, chosen, metric) for metric in ("mase", "crps")}
+            for name, one in flat.items()
+            if name != "ours"
+        },
         "calibration": calibration(ours_measured),
         "text": _texts(flat, series, chosen, options, groups),
         "data": _data(series, chosen, found, empty, options) | _unscored(ours_measured),

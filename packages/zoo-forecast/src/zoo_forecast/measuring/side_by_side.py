@@ -16,7 +16,15 @@ from zoo_forecast.measuring.ways import Method
 from zoo_forecast.measuring.windows import Window, batches, scales, truth
 
 AT_ONCE = 6_000_000  # values of sample paths in memory
-METRICS = ("mse", "mae", "mase", "crps", "crps_energy", *(f"coverage{share}" for share in scores.COVERED))
+METRICS = (
+    "mse",
+    "mae",
+    "mase",
+    "crps",
+    "crps_energy",
+    "mae_of_mean",
+    *(f"coverage{share}" for share in scores.COVERED),
+)
 
 
 @dataclass
@@ -111,6 +119,23 @@ def measure(
 def fitting(series: Sequence[Tested], chosen: Sequence[Window], horizon: int) -> list[int]:
     """Return the numbers of the windows that end within their series at this horizon."""
     return [row for row, w in enumerate(chosen) if w.origin + horizon <= len(series[w.series].values)]
+
+
+def series_below(mine: Measured, theirs: Measured, chosen: Sequence[Window], metric: str) -> float:
+    """Return in which share of the series mine has the lower mean; NaN where no series was scored.
+
+    Args:
+        mine: of one way.
+        theirs: of another.
+        chosen: the windows that both scored.
+        metric: such as mase.
+    """
+    labels = np.array([w.series for w in chosen])
+    apart = mine.figures[metric] - theirs.figures[metric]
+    scored = ~np.isnan(apart)
+    sums = np.bincount(labels[scored], apart[scored])
+    there = np.bincount(labels[scored]) > 0
+    return float((sums[there] < 0).mean()) if there.any() else float("nan")
 
 
 def _fitting(

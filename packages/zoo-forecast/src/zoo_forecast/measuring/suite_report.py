@@ -10,7 +10,7 @@ import numpy as np
 from zoo_core.evaluate import Report, Table, Way
 from zoo_forecast.measuring.options import ForecastEvaluateOptions
 from zoo_forecast.measuring.peers import MODULES, failed, installed
-from zoo_forecast.measuring.side_by_side import Measured, fitting
+from zoo_forecast.measuring.side_by_side import Measured, fitting, series_below
 from zoo_forecast.measuring.suites import FIGURES, MORE, Part, differences, published, summary
 from zoo_forecast.measuring.ways import Method, naive_ways
 
@@ -22,7 +22,7 @@ SIMPLE = ("last_value", "seasonal_naive")
 
 def report(
     suite: str, says: str, parts: Sequence[Part], found: Mapping[str, Mapping[str, Mapping[int, Measured]]],
-    options: ForecastEvaluateOptions, peers: Mapping[str, Method],
+    options: ForecastEvaluateOptions, peers: Mapping[str, Method], *, limit: int | None = None,
 ) -> Report:  # fmt: skip
     """Put a suite's figures together.
 
@@ -33,6 +33,7 @@ def report(
         found: set -> way -> horizon -> figures.
         options: what was asked for.
         peers: that were measured.
+        limit: of windows of a set, for the title.
     """
     printed = published()
     sets: dict[str, Any] = {}
@@ -45,6 +46,11 @@ def report(
             "paper": printed["sets"].get(part.name, []),
             "ours_minus": {
                 name: differences(part, ways["ours"], other) for name, other in ways.items() if name != "ours"
+            },
+            "series_below": {
+                name: {metric: _series_below(part, ways["ours"], other, metric) for metric in ("mase", "crps")}
+                for name, other in ways.items()
+                if name != "ours"
             },
             "calibration": {
                 "pit": np.mean([m.pit for m in ways["ours"].values()], axis=0).tolist(),
@@ -65,6 +71,7 @@ def report(
     }
     absent = [name for name in MODULES if name not in peers and name not in installed()] if options.peers else []
     taken = "every window" if options.every == 1 else f"each {options.every}th origin"
+    taken += f", the first {limit}" if limit is not None else ""
     return Report(
         model="",
         dataset=f"{suite}, {taken}",
@@ -96,6 +103,18 @@ def report(
         ),
         facts={"data_sha256": {part.name: part.sha256 for part in parts}},
     )
+
+
+def _series_below(
+    part: Part, mine: Mapping[int, Measured], theirs: Mapping[int, Measured], metric: str
+) -> dict[str, float]:
+    """Return by horizon in which share of the series ours has the lower mean."""
+    return {
+        str(horizon): series_below(
+            one, theirs[horizon], [part.chosen[row] for row in fitting(part.series, part.chosen, horizon)], metric
+        )
+        for horizon, one in mine.items()
+    }
 
 
 def text_of(part: Part, ways: Mapping[str, Mapping[int, Measured]], options: ForecastEvaluateOptions) -> dict[str, Any]:

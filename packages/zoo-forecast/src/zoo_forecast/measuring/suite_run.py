@@ -61,7 +61,7 @@ def evaluate_suite(
     for part in parts:
         ways = _model_ways(forecaster, part, options) | naive_ways() | peers
         found[part.name] = measure_part(part, ways, samples=options.samples, seed=options.seed, step=step)
-    return report(suite, protocol["says"], parts, found, options, peers)
+    return report(suite, protocol["says"], parts, found, options, peers, limit=limit)
 
 
 def _model_ways(forecaster: Forecaster, part: Part, options: ForecastEvaluateOptions) -> dict[str, Method]:

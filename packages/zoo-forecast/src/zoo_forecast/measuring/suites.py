@@ -25,7 +25,7 @@ from zoo_forecast.measuring.windows import Window, resampled_together, told, win
 
 PACKS_BELOW = "forecast/eval"
 FIGURES = ("mse", "mae", "mase", "crps", "coverage80")
-MORE = ("crps_energy", "coverage50", "coverage95", "nd")  # crps_energy in the unit of mae
+MORE = ("mae_of_mean", "crps_energy", "coverage50", "coverage95", "nd")  # crps_energy in the unit of mae
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ def measure_part(
         for horizon, measured in by_horizon.items():
             rows = fitting(part.series, part.chosen, horizon)
             scale = part.scale[[part.chosen[row].series for row in rows]]
-            for metric, power in (("mse", 2), ("mae", 1), ("crps_energy", 1)):
+            for metric, power in (("mse", 2), ("mae", 1), ("mae_of_mean", 1), ("crps_energy", 1)):
                 measured.figures[metric] = measured.figures[metric] / scale**power
     return found
 

@@ -24,7 +24,7 @@ from zoo_forecast.eval import evaluate, evaluate_pack
 from zoo_forecast.forecaster import Forecaster
 from zoo_forecast.measuring.data import read_pack
 from zoo_forecast.measuring.options import ForecastEvaluateOptions
-from zoo_forecast.measuring.windows import FEWEST_GROUPS, resampled_together, windows
+from zoo_forecast.measuring.windows import FEWEST_GROUPS, batches, resampled_together, windows
 
 START = datetime(2024, 1, 1)
 
@@ -107,6 +107,23 @@ def test_texts_are_those_known_at_the_origin(tmp_path: Path) -> None:
     (one,) = read_pack(pack(tmp_path / "p.parquet", {"a": walk(6)}, text=texts))
     assert [one.text(origin) for origin in range(7)] == [None, None, "early", "early", "early", "late", "later"]
     assert read_pack(pack(tmp_path / "p.parquet", {"a": walk(6)}, text=[" "] * 6))[0].texts == ()
+
+
+def test_nothing_from_the_origin_on_is_known(tmp_path: Path) -> None:
+    """Only columns that are named as known ahead reach beyond it."""
+    values, later = walk(60), 52
+    told: list[str | None] = [f"text {n}" for n in range(60)]
+    other = [*values[:later], *(999.0 for _ in range(60 - later))]
+    known = []
+    for given, texts in ((values, told), (other, [*told[:later], *["later"] * (60 - later)])):
+        path = pack(tmp_path / "p.parquet", {"a": given}, text=texts, price=list(range(60)))
+        series = read_pack(path, covariates=["price"])
+        chosen = [w for w in windows(series, context=20, horizon=4, stride=4)[0] if w.origin <= later]
+        ((_, batch),) = batches(series, chosen, context=20, horizon=4, size=99, seed=0)
+        known.append((np.array(batch.contexts).tolist(), batch.texts, batch.seasons))
+        assert [row[0, -1] for row in batch.covariates] == [w.origin + 3 for w in chosen]
+        assert batch.texts == [f"text {w.origin - 1}" for w in chosen]
+    assert known[0] == known[1]
 
 
 def test_windows_of_many_series_are_drawn_by_series_of_few_by_blocks(tmp_path: Path) -> None:

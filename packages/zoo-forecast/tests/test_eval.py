@@ -216,6 +216,21 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path, forecaster: Forecaster)
         evaluate_pack(forecaster, tmp_path / "q.parquet", options())
 
 
+def test_tables_in_csv_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(
+        "item_id,timestamp,target,text\na,2024-01-01,1.5,\na,2024-01-02,,news\na,2024-01-03,2,\n"
+    )
+    (one,) = read_pack(tmp_path / "p.csv")
+    assert one.values[[0, 2]].tolist() == [1.5, 2.0]
+    assert (np.isnan(one.values[1]), one.texts, one.season) == (True, (None, "news", None), 7)
+    (tmp_path / "p.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match="no table that can be read"):
+        read_pack(tmp_path / "p.parquet")
+    (tmp_path / "q.csv").write_text("item_id,timestamp,target\na,soon,1\n")
+    with pytest.raises(InputError, match="no time stamps"):
+        read_pack(tmp_path / "q.csv")
+
+
 def test_a_suite_has_its_own_windows() -> None:
     with pytest.raises(ValueError, match="--suite sets --horizon"):
         ForecastEvaluateOptions(suite="m4", horizon=3)

@@ -11,12 +11,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pyarrow as arrow
 from numpy.typing import NDArray
+from pyarrow import csv, parquet
 
 from zoo_core.errors import InputError, UsageError, did_you_mean
-from zoo_core.io.inputs import Source
 from zoo_forecast.calendar import Stamps, Step
 from zoo_forecast.series import Values
-from zoo_forecast.tables import column, read_table, stamps
 
 Rows: TypeAlias = Literal["time", "file"]
 ITEM, STAMP, TARGET, TEXT, FREQ, IS_TEST = "item_id", "timestamp", "target", "text", "freq", "is_test"
@@ -79,19 +78,20 @@ def read_pack(
     """
     if not path.is_file():
         raise UsageError(f"{path} is no file.", "Series are measured on a table: a parquet file, or CSV.")
-    table = read_table(Source(path.name, path=path))
-    names = list(table.column_names)
+    names = _names(path)
     for name in (ITEM, STAMP, TARGET, *covariates):
         if name not in names:
             raise UsageError(f"{path.name} has no column {name!r}.", did_you_mean(name, names))
+    known = {ITEM, STAMP, TARGET, TEXT, FREQ, IS_TEST, *covariates}
+    table = _read(path, [name for name in names if name in known])
     coded = table.column(ITEM).cast(arrow.string()).combine_chunks().dictionary_encode()
     items, codes = coded.dictionary.to_pylist(), np.asarray(coded.indices)
     whole = _Columns(
-        stamps(table, STAMP),
+        _stamps(table, path),
         _numbers(table, TARGET, path),
-        column(table, IS_TEST).astype(bool) if IS_TEST in names else None,
-        column(table, TEXT) if TEXT in names else None,
-        column(table, FREQ) if FREQ in names else None,
+        _cells(table, IS_TEST).astype(bool) if IS_TEST in names else None,
+        _cells(table, TEXT) if TEXT in names else None,
+        _cells(table, FREQ) if FREQ in names else None,
         np.stack([_numbers(table, name, path) for name in covariates]) if covariates else None,
     )
     ordered = np.argsort(codes, kind="stable")
@@ -127,9 +127,47 @@ class _Columns:
         return _Columns(self.stamps[rows], self.values[rows], *kept)  # type: ignore[arg-type]
 
 
+def _names(path: Path) -> list[str]:
+    """Return the names of a table's columns."""
+    try:
+        if path.suffix == ".csv":
+            return list(csv.open_csv(path).schema.names)
+        return list(parquet.read_schema(path).names)
+    except (arrow.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read(path: Path, columns: Sequence[str]) -> arrow.Table:
+    try:
+        if path.suffix == ".csv":
+            wanted = csv.ConvertOptions(include_columns=list(columns), strings_can_be_null=True)
+            return csv.read_csv(path, convert_options=wanted)
+        return parquet.read_table(path, columns=list(columns))
+    except (arrow.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path} is no table that can be read ({reason}).", "Name a parquet or CSV file.")
+
+
+def _cells(table: arrow.Table, name: str) -> NDArray[Any]:
+    return np.asarray(table.column(name).to_numpy())
+
+
+def _stamps(table: arrow.Table, path: Path) -> Stamps:
+    """Return the time stamps; those with a time zone in UTC."""
+    held = table.column(STAMP)
+    if held.null_count or not (arrow.types.is_timestamp(held.type) or arrow.types.is_date(held.type)):
+        what = "empty cells" if held.null_count else f"{held.type}, no time stamps"
+        raise InputError(f"{path.name}: the column {STAMP!r} holds {what}.", "Write them as 2024-01-31T12:00:00.")
+    return np.asarray(held.cast(arrow.timestamp("us")).to_numpy().astype("datetime64[us]"))
+
+
 def _numbers(table: arrow.Table, name: str, path: Path) -> Values:
     try:
-        values = column(table, name).astype(np.float64)
+        values = _cells(table, name).astype(np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path.name}: the column {name!r} holds something that is no number.") from error
     if np.isinf(values).any():

@@ -19,12 +19,13 @@ from tiny_aurora import TINY, tiny_aurora
 
 from zoo_core.catalog import find
 from zoo_core.errors import InputError, UsageError
-from zoo_core.evaluate import Report
-from zoo_forecast.eval import evaluate, evaluate_pack
+from zoo_core.evaluate import Difference, Report
+from zoo_forecast.eval import evaluate
 from zoo_forecast.forecaster import Forecaster
 from zoo_forecast.measuring.data import read_pack
 from zoo_forecast.measuring.options import ForecastEvaluateOptions
-from zoo_forecast.measuring.windows import FEWEST_GROUPS, batches, resampled_together, windows
+from zoo_forecast.measuring.packs import evaluate_pack
+from zoo_forecast.measuring.windows import batches, resampled_together, told, windows
 
 START = datetime(2024, 1, 1)
 
@@ -132,8 +133,8 @@ def test_windows_of_many_series_are_drawn_by_series_of_few_by_blocks(tmp_path: P
     assert (len(set(labels)), said) == (12, "12 series")
     few = read_pack(pack(tmp_path / "f.parquet", {"a": walk(400)}))
     labels, said = resampled_together(windows(few, context=9, horizon=4, stride=4)[0], horizon=4)
-    assert labels == [f"0/{n // 2}" for n in range(20)]
-    assert said == "10 blocks of windows, 8 points long"
+    assert labels == [f"0/{n}" for n in range(20)]
+    assert said == "20 blocks of windows, 4 points long"
 
 
 def test_a_report_has_what_was_asked_for(tmp_path: Path, forecaster: Forecaster) -> None:
@@ -175,12 +176,17 @@ def test_three_runs_of_texts_are_compared(tmp_path: Path, forecaster: Forecaster
     texts = [f"sales rose by {n} units" for n in range(200)]
     path = pack(tmp_path / "p.parquet", {"a": walk(200)}, text=texts)
     report = evaluate_pack(forecaster, path, options(texts="all", horizon=2, stride=2))
-    told = report.more["text"]
-    assert told["windows_with_text"] == report.n == 20
-    assert 0 < told["true_minus_none"]["crps"]["p"] <= 1
-    assert 0 < told["true_minus_shuffled"]["crps"]["p"] <= 1
-    assert isinstance(told["helps"], bool)
+    text = report.more["text"]
+    assert text["windows_with_text"] == report.n == 20
+    assert 0 < text["true_minus_none"]["crps"]["p"] <= 1
+    assert 0 < text["true_minus_shuffled"]["crps"]["p"] <= 1
+    assert isinstance(text["helps"], bool)
+    assert [table.title for table in report.tables][1:] == [
+        "true texts against none and against those of other origins"
+    ]
     ways = {way.name: way for way in (report.ours, *report.others)}
+    ratio = report.metrics["crps"] / ways["ours, no text"].metrics["crps"]
+    assert text["true_over_none"]["crps"] == pytest.approx(ratio)
     none = evaluate_pack(forecaster, path, options(texts="none", horizon=2, stride=2))
     assert none.more["text"]["used"] is False
     assert none.metrics == ways["ours, no text"].metrics != report.metrics
@@ -188,11 +194,14 @@ def test_three_runs_of_texts_are_compared(tmp_path: Path, forecaster: Forecaster
     assert true.metrics == report.metrics
 
 
-def test_few_blocks_give_no_p_value(tmp_path: Path, forecaster: Forecaster) -> None:
-    path = pack(tmp_path / "p.parquet", {"a": walk(100)}, text=["news"] * 100)
+def test_few_blocks_are_never_sure(tmp_path: Path, forecaster: Forecaster) -> None:
+    path = pack(tmp_path / "p.parquet", {"a": walk(60)}, text=["news"] * 60)
     report = evaluate_pack(forecaster, path, options(texts="all"))
-    assert int(report.more["resampled"].split()[0]) < FEWEST_GROUPS
-    assert report.as_dict()["text"]["true_minus_none"]["mae"]["p"] is None
+    assert report.more["resampled"].startswith("3 blocks")
+    found = report.as_dict()["text"]["true_minus_none"]["mae"]
+    assert (found["low"], found["p"] >= 0.25) == (None, True)
+    assert told(Difference(-1.0, -2.0, -0.5, 9, 0.0002), ["a", "b", "c"])["p"] == 0.25
+    assert told(Difference(-1.0, -2.0, -0.5, 9, 0.0002), [str(n) for n in range(20)])["p"] == 0.0002
 
 
 def test_windows_can_be_thinned_which_is_said(tmp_path: Path, forecaster: Forecaster) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from tiny_aurora import PACKS
 
 from zoo_core.errors import MissingDependencyError, UsageError
 from zoo_forecast.measuring import naive
 from zoo_forecast.measuring.peers import MODULES, failed, installed, peer
 from zoo_forecast.measuring.scores import score
+from zoo_forecast.measuring.suites import measure_part, prepare, suites, summary
 from zoo_forecast.measuring.windows import Batch
+
+needs_packs = pytest.mark.skipif(
+    not Path(PACKS, "forecast/eval").is_dir(), reason="the data packs are not here: set ZOO_PACKS"
+)
 
 
 def batch(contexts: list[np.ndarray], season: int = 12, horizon: int = 12) -> Batch:
@@ -54,6 +62,19 @@ def test_contexts_that_say_little_get_a_forecast(name: str, context: list[float]
     predicted = asked(batch([np.array(context)]))
     assert np.isfinite(predicted.values).all()
     assert failed(asked) in (0, 1)
+
+
+@needs_packs
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "mse", "mae"), [("climate", 0.879, 0.747), ("traffic", 0.135, 0.207)])
+def test_fracast_on_timemmd(name: str, mse: float, mae: float) -> None:
+    """Origin: section 1.2 of the specification, which measured it apart from this code."""
+    pytest.importorskip("fracast")
+    spec = next(one for one in suites()["timemmd"]["sets"] if one["name"] == name)
+    part = prepare(spec)
+    measured = measure_part(part, {"fracast": peer("fracast")}, samples=39, seed=0, step=lambda _: None)
+    found = summary(part, measured["fracast"])
+    assert (found["mse"], found["mae"]) == pytest.approx((mse, mae), abs=5.1e-4)
 
 
 def test_a_peer_that_is_unknown_or_missing_is_said() -> None:

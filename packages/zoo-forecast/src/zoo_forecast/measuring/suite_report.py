@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from zoo_core.evaluate import Report, Table, Way
+from zoo_forecast.measuring import texts
 from zoo_forecast.measuring.options import ForecastEvaluateOptions
 from zoo_forecast.measuring.peers import MODULES, failed, installed
 from zoo_forecast.measuring.side_by_side import Measured, fitting, series_below
@@ -16,7 +17,6 @@ from zoo_forecast.measuring.ways import Method, naive_ways
 
 WEIGHTING = "a set's figure is the mean over its horizons of the mean over its windows; every set counts once"
 DIGITS = dict.fromkeys((*FIGURES, *MORE), 4)
-TEXTS = {"none": "ours, no text", "shuffled": "ours, shuffled text"}
 SIMPLE = ("last_value", "seasonal_naive")
 
 
@@ -39,10 +39,11 @@ def report(
     sets: dict[str, Any] = {}
     for part in parts:
         ways = found[part.name]
+        figures = {name: summary(part, by_horizon) for name, by_horizon in ways.items()}
         sets[part.name] = {
             "windows": {str(h): len(fitting(part.series, part.chosen, h)) for h in part.spec["horizons"]},
             "protocol": dict(part.spec),
-            "ways": {name: summary(part, by_horizon) for name, by_horizon in ways.items()},
+            "ways": figures,
             "paper": printed["sets"].get(part.name, []),
             "ours_minus": {
                 name: differences(part, ways["ours"], other) for name, other in ways.items() if name != "ours"
@@ -54,9 +55,9 @@ def report(
             },
             "calibration": {
                 "pit": np.mean([m.pit for m in ways["ours"].values()], axis=0).tolist(),
-                **{f"coverage{share}": summary(part, ways["ours"])[f"coverage{share}"] for share in (50, 80, 95)},
+                **{f"coverage{share}": figures["ours"][f"coverage{share}"] for share in (50, 80, 95)},
             },
-            "text": text_of(part, ways, options),
+            "text": _text(part, ways, figures, options.texts),
         }
     everywhere = [name for name in sets[parts[0].name]["ways"] if all(name in one["ways"] for one in sets.values())]
     means = {name: _means(parts, sets, name) for name in everywhere}
@@ -99,6 +100,7 @@ def report(
         },
         tables=(
             *(_table(part, sets[part.name], taken) for part in parts),
+            *texts.table({part.name: sets[part.name]["text"] for part in parts}),
             _overview(suite, parts, sets, everywhere, absent),
         ),
         facts={"data_sha256": {part.name: part.sha256 for part in parts}},
@@ -117,19 +119,16 @@ def _series_below(
     }
 
 
-def text_of(part: Part, ways: Mapping[str, Mapping[int, Measured]], options: ForecastEvaluateOptions) -> dict[str, Any]:
-    """Return how text was used in a set, and whether true text was better than none and than shuffled text."""
-    with_text = sum(part.series[w.series].text(w.origin) is not None for w in part.chosen)
-    if not with_text or options.texts == "none":
-        return {"used": False, "origins_with_text": with_text}
-    result: dict[str, Any] = {"used": True, "run": options.texts, "origins_with_text": with_text}
-    for short, name in TEXTS.items():
-        if name in ways:
-            result[f"true_minus_{short}"] = differences(part, ways["ours"], ways[name])
-    if options.texts == "all":
-        apart = [result[f"true_minus_{short}"]["crps"] for short in TEXTS]
-        result["helps"] = all(one["mean"] < 0 and one["p"] < 0.05 for one in apart)
-    return result
+def _text(
+    part: Part, ways: Mapping[str, Mapping[int, Measured]], figures: Mapping[str, Any], run: str
+) -> dict[str, Any]:
+    """Return how text was used in a set, and what it changed."""
+    measured = {run: name for run, name in texts.RUNS.items() if name in ways}
+    return texts.use(part.series, part.chosen, run) | texts.effect(
+        {run: differences(part, ways["ours"], ways[name]) for run, name in measured.items()},
+        figures["ours"],
+        {run: figures[name] for run, name in measured.items()},
+    )
 
 
 def _orders(parts: Sequence[Part]) -> dict[str, list[str]]:

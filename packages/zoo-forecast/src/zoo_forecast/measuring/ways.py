@@ -13,6 +13,7 @@ from zoo_core.errors import UsageError
 from zoo_forecast.forecaster import Forecaster
 from zoo_forecast.measuring import naive
 from zoo_forecast.measuring.scores import Predicted
+from zoo_forecast.measuring.texts import RUNS
 from zoo_forecast.measuring.windows import Batch
 
 MOST_TOKENS = 64  # that a model is asked to read; the authors' longest context has 22
@@ -103,4 +104,4 @@ def model_ways(model: Model, texts: str, *, has_texts: bool) -> dict[str, Method
         return {"ours": without}
     if texts == "shuffled":
         return {"ours": shuffled}
-    return {"ours": model} | ({"ours, no text": without, "ours, shuffled text": shuffled} if texts == "all" else {})
+    return {"ours": model} | ({RUNS["none"]: without, RUNS["shuffled"]: shuffled} if texts == "all" else {})

@@ -13,7 +13,7 @@ from zoo_forecast.measuring.data import Tested
 from zoo_forecast.measuring.scores import Figures, mase_scale
 from zoo_forecast.series import Values
 
-FEWEST_GROUPS = 6  # of which a bootstrap says anything
+FEWEST_GROUPS = 6  # of which a bootstrap says where a mean lies
 MANY_SERIES = 10  # from so many on, intervals are for other series
 BLOCKS = 40  # of a series, in intervals of fewer
 
@@ -129,7 +129,7 @@ def resampled_together(chosen: Sequence[Window], *, horizon: int) -> tuple[list[
     """Return for each window the label of what is drawn whole in resampling, and what that is in words.
 
     Windows of one series are alike, so that whole series are drawn. Of fewer than 10 series that says nothing: there,
-    blocks of windows that follow each other are drawn, at least twice as long as a horizon and at most 40 a series.
+    blocks of windows that follow each other are drawn, at least as long as a horizon and at most 40 a series.
     """
     series = {w.series for w in chosen}
     if len(series) >= MANY_SERIES:
@@ -137,13 +137,17 @@ def resampled_together(chosen: Sequence[Window], *, horizon: int) -> tuple[list[
     if not chosen:
         return [], "nothing"
     origins = {n: [w.origin for w in chosen if w.series == n] for n in series}
-    length = max(2 * horizon, *(-(-(o[-1] - o[0] + 1) // BLOCKS) for o in origins.values()))
+    length = max(horizon, *(-(-(o[-1] - o[0] + 1) // BLOCKS) for o in origins.values()))
     labels = [f"{w.series}/{(w.origin - origins[w.series][0]) // length}" for w in chosen]
     return labels, f"{len(set(labels))} blocks of windows, {length} points long"
 
 
 def told(difference: Difference, groups: Sequence[str]) -> dict[str, float]:
-    """Return a paired difference by name, without interval and p value where fewer than 6 groups were drawn from."""
-    few = len(set(groups)) < FEWEST_GROUPS
-    unknown = {"low": float("nan"), "high": float("nan"), "p": float("nan")} if few else {}
-    return {**difference._asdict(), **unknown}
+    """Return a paired difference by name, as far as few groups allow.
+
+    A bootstrap of few groups is too sure. Its p value is no smaller here than that of a sign test in which all groups
+    agree, 2 / 2^groups; of fewer than 6 groups there is no interval.
+    """
+    count = len(set(groups))
+    few = {"low": float("nan"), "high": float("nan")} if count < FEWEST_GROUPS else {}
+    return {**difference._asdict(), **few, "p": max(difference.p, 2.0 ** (1 - count)) if count else float("nan")}

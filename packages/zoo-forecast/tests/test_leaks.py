@@ -8,13 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from tiny_aurora import PACKS
 
+import zoo_forecast
 from zoo_core.errors import InputError
+from zoo_core.io.packs import pack_paths
 from zoo_forecast.leaks import Probes, check_training_packs, leaks, pack_leaks
 from zoo_forecast.measuring.data import read_pack
 
 PRETRAIN, EVAL = (sorted(Path(PACKS, "forecast", folder).glob("*.parquet")) for folder in ("pretrain", "eval"))
+RECIPES = sorted(Path(zoo_forecast.__file__).parent.glob("recipes/*.yaml"))
 needs_packs = pytest.mark.skipif(not PRETRAIN or not EVAL, reason="the data packs are not here: set ZOO_PACKS")
 
 
@@ -22,6 +26,14 @@ needs_packs = pytest.mark.skipif(not PRETRAIN or not EVAL, reason="the data pack
 @pytest.mark.parametrize("path", PRETRAIN, ids=lambda path: path.stem)
 def test_no_pack_for_training_leaks(path: Path) -> None:
     assert pack_leaks(path) == []
+
+
+@needs_packs
+@pytest.mark.skipif(not RECIPES, reason="this package has no recipe yet")
+def test_no_recipe_trains_on_a_pack_that_leaks() -> None:
+    for recipe in RECIPES:
+        packs = yaml.safe_load(recipe.read_text()).get("packs", [])
+        check_training_packs(pack_paths(packs, below="forecast/pretrain"))
 
 
 @needs_packs

@@ -51,7 +51,7 @@ def spec(suite: str, name: str) -> dict[str, Any]:
 def naive_figures(part: Part) -> dict[str, dict[str, Any]]:
     ways = {name: way for name, way in naive_ways().items() if name in RULES}
     measured = measure_part(part, ways, samples=1, seed=0, step=lambda _: None)
-    return {name: summary(part, by_horizon) for name, by_horizon in measured.items()}
+    return {name: summary(by_horizon) for name, by_horizon in measured.items()}
 
 
 @needs_packs
@@ -152,11 +152,24 @@ def test_channels_count_together_in_crps() -> None:
     (horizon, *_) = part.spec["horizons"]
     ways = {"last_value": naive_ways()["last_value"]}
     measured = measure_part(part, ways, samples=1, seed=0, step=lambda _: None)["last_value"]
-    found = summary(part, measured)["by_horizon"][str(horizon)]["crps"]
+    found = summary(measured)["by_horizon"][str(horizon)]["crps"]
     by_hand = []
     for origin in sorted({w.origin for w in part.chosen}):
         came = [one.values[origin : origin + horizon] for one in part.series]
         last = [one.values[origin - 1] for one in part.series]
         wrong = sum(np.abs(y - x).sum() for x, y in zip(last, came, strict=True))
         by_hand.append(wrong / sum(np.abs(y).sum() for y in came))
+    assert found == pytest.approx(np.mean(by_hand))
+
+
+@needs_packs
+def test_series_of_m4_count_each_for_itself() -> None:
+    part = prepare(spec("m4", "m4 weekly"))
+    part = replace(part, chosen=part.chosen[:20])
+    found = naive_figures(part)["last_value"]["crps"]
+    by_hand = []
+    for w in part.chosen:
+        values = part.series[w.series].values
+        came = values[w.origin : w.origin + 13]
+        by_hand.append(np.abs(came - values[w.origin - 1]).sum() / np.abs(came).sum())
     assert found == pytest.approx(np.mean(by_hand))

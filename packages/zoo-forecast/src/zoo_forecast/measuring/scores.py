@@ -83,7 +83,8 @@ def score(predicted: Predicted, truth: Figures, scale: Figures) -> dict[str, Fig
             (the fair estimator). Of quantiles: twice the mean pinball loss over their levels.
         coverage50, coverage80, coverage95: share of points within the central interval, ends included.
         quantile_loss, magnitude: numerator and denominator of crps, for sums over windows.
-        nd: the sum of absolute errors of the median over the sum of |truth|.
+        absolute_loss: the sum of absolute errors of the median.
+        nd: absolute_loss over magnitude.
     """
     seen = ~np.isnan(truth)
     count = seen.sum(1)
@@ -110,7 +111,8 @@ def score(predicted: Predicted, truth: Figures, scale: Figures) -> dict[str, Fig
     with np.errstate(invalid="ignore", divide="ignore"):
         whole = np.where(magnitude > 0, magnitude, np.nan)
         figures["crps"] = figures["quantile_loss"] / whole
-        figures["nd"] = np.where(seen, error, 0.0).sum(1) / whole
+        figures["absolute_loss"] = np.where(seen, error, 0.0).sum(1)
+        figures["nd"] = figures["absolute_loss"] / whole
     figures["crps_energy"] = mean(_energy(predicted, y))
     for share in COVERED:
         low, high = (predicted.quantile(0.5 + side * share / 200) for side in (-1, 1))

@@ -39,7 +39,7 @@ def report(
     sets: dict[str, Any] = {}
     for part in parts:
         ways = found[part.name]
-        figures = {name: summary(part, by_horizon) for name, by_horizon in ways.items()}
+        figures = {name: summary(by_horizon) for name, by_horizon in ways.items()}
         sets[part.name] = {
             "windows": {str(h): len(fitting(part.series, part.chosen, h)) for h in part.spec["horizons"]},
             "protocol": dict(part.spec),

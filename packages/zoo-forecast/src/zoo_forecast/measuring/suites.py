@@ -126,30 +126,29 @@ def measure_part(
             scale = part.scale[[part.chosen[row].series for row in rows]]
             for metric, power in (("mse", 2), ("mae", 1), ("mae_of_mean", 1), ("crps_energy", 1)):
                 measured.figures[metric] = measured.figures[metric] / scale**power
+            if part.spec.get("channels_together"):
+                origins = [part.chosen[row].origin for row in rows]
+                for metric, loss in (("crps", "quantile_loss"), ("nd", "absolute_loss")):
+                    measured.figures[metric] = _together(measured.figures[loss], measured.figures["magnitude"], origins)
     return found
 
 
-def summary(part: Part, by_horizon: Mapping[int, Measured]) -> dict[str, Any]:
-    """Return a way's figures on a set: means over the horizons of the means over all windows.
+def _together(losses: Figures, magnitudes: Figures, origins: Sequence[int]) -> Figures:
+    """Return each window's share in the ratio of its origin, so that their mean is the mean ratio over origins.
 
-    CRPS is taken of all channels of an origin together, as ProbTS does, and then averaged over origins.
+    ProbTS divides the losses of all channels at an origin by the magnitudes of all: a channel near zero does not rule.
     """
-    each = []
-    for horizon, measured in by_horizon.items():
-        rows = fitting(part.series, part.chosen, horizon)
-        found = {metric: measured.mean(metric) for metric in (*FIGURES, *MORE)}
-        found["crps"] = _joint(measured, [part.chosen[row].origin for row in rows])
-        each.append(found)
+    labels = np.unique(np.array(origins), return_inverse=True)[1]
+    whole = np.bincount(labels, magnitudes)[labels]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(whole > 0, losses * np.bincount(labels)[labels] / whole, np.nan))
+
+
+def summary(by_horizon: Mapping[int, Measured]) -> dict[str, Any]:
+    """Return a way's figures on a set: means over the horizons of the means over all windows."""
+    each = [{metric: measured.mean(metric) for metric in (*FIGURES, *MORE)} for measured in by_horizon.values()]
     means = {metric: float(np.mean([found[metric] for found in each])) for metric in (*FIGURES, *MORE)}
     return {**means, "by_horizon": dict(zip(map(str, by_horizon), each, strict=True))}
-
-
-def _joint(measured: Measured, origins: Sequence[int]) -> float:
-    labels = np.unique(np.array(origins), return_inverse=True)[1]
-    losses = np.bincount(labels, measured.figures["quantile_loss"])
-    magnitudes = np.bincount(labels, measured.figures["magnitude"])
-    kept = magnitudes > 0
-    return float((losses[kept] / magnitudes[kept]).mean()) if kept.any() else float("nan")
 
 
 def differences(part: Part, mine: Mapping[int, Measured], theirs: Mapping[int, Measured]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from zoo_core.catalog import load_object
 from zoo_core.cli.main import VERBS
 from zoo_core.io.packs import packs_root
 from zoo_core.testing.forked import ForkedZoo
+from zoo_forecast.measuring.options import ForecastEvaluateOptions
 from zoo_forecast.options import ForecastOptions
 from zoo_htr.options import HTROptions
 from zoo_sr.options import SROptions
@@ -300,8 +301,9 @@ def names(requirements: list[str]) -> set[str]:
 
 def test_options_that_pages_name_exist() -> None:
     known = {option for command in commands() for param in command.params for option in param.opts}
-    for schema in (ForecastOptions, HTROptions, SROptions):
+    for schema in (ForecastEvaluateOptions, ForecastOptions, HTROptions, SROptions):
         known |= {f"--{name.replace('_', '-')}" for name in schema.model_fields}
+        known |= {f"--no-{name.replace('_', '-')}" for name, f in schema.model_fields.items() if f.default is True}
     known |= {"--debug", "--help", "--version"}
     for page in PAGES:
         text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from zoo_core.cli.output import short_bytes, short_count
 from zoo_core.manifest import Manifest, Metric, parse_manifest
 from zoo_core.train import TrainRecipe
+from zoo_forecast.measuring.options import ForecastEvaluateOptions
 from zoo_forecast.options import ForecastOptions
 from zoo_forecast.small_task import Recipe as ForecastRecipe
 from zoo_htr.task import Recipe as HTRRecipe
@@ -63,7 +64,7 @@ def own_keys(model: type[TrainRecipe]) -> str:
 
 
 def options(model: type[BaseModel]) -> str:
-    """Return one row an option of `zoo predict ID`."""
+    """Return one row an option of a model, of `zoo predict ID` or `zoo eval ID`."""
     return keys(model).replace("| key |", "| option |")
 
 
@@ -156,6 +157,7 @@ PARTS = {
     "models": models,
     "figures": figures,
     "options of zoo-forecast": lambda: options(ForecastOptions),
+    "options of measuring forecasts": lambda: options(ForecastEvaluateOptions),
     "options of zoo-sr": lambda: options(SROptions),
     "recipe of zoo-forecast": lambda: own_keys(ForecastRecipe),
     "recipe of zoo-htr": lambda: own_keys(HTRRecipe),

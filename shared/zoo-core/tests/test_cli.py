@@ -339,6 +339,20 @@ def test_eval_against_a_model_says_what_is_kept_of_it() -> None:
     assert "letters-bare (nothing) cannot stand beside letters (letter-count)" in other.stderr
 
 
+def test_eval_takes_options_of_the_model() -> None:
+    shown = " ".join(zoo("eval", "letters", "--help").stdout.partition("Options of letters:")[2].split())
+    assert "--alphabet [latin|greek] Measure on this instead of a pack." in shown
+    done = zoo("eval", "letters", "--alphabet", "greek", "--format", "json")
+    (record,) = lines_of(done.stdout, "zoo.eval/1")
+    assert (record["dataset"], record["facts"]["options"]) == ("greek", "alphabet='greek'")
+    missing = zoo("eval", "letters")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "--data is missing" in missing.stderr
+    wrong = zoo("eval", "letters", "--alphabt", "greek")
+    assert wrong.returncode == 2
+    assert "--alphabet" in wrong.stderr
+
+
 def test_bench_fails_when_outputs_differ() -> None:
     good = zoo("bench", "letters", "--against", "one", "--against", "two", "--format", "json")
     (record,) = lines_of(good.stdout, "zoo.bench/1")

@@ -28,6 +28,7 @@ LIMIT_SECONDS = 0.3
         (["predict", "letters", "--help"], HEAVY),
         (["train", "--help"], HEAVY),
         (["eval", "--help"], HEAVY),
+        (["eval", "letters", "--help"], HEAVY),
         (["bench", "--help"], HEAVY),
         (["weights", "--help"], HEAVY),
     ],

@@ -15,7 +15,7 @@ from zoo_core.errors import UsageError, ZooError, did_you_mean
 from zoo_core.manifest import Manifest, read_manifest
 
 GROUP = "zoo.packages"
-Room: TypeAlias = Literal["model", "predictor", "options", "train", "evaluate", "bench", "convert"]
+Room: TypeAlias = Literal["model", "predictor", "options", "train", "evaluate", "evaluate_options", "bench", "convert"]
 
 
 @dataclass(frozen=True)

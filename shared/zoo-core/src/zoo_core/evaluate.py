@@ -259,12 +259,15 @@ def beside(report: Report, teacher: Report) -> Report:
 
 
 class Evaluate(Protocol):
-    """The function that `entry.evaluate` names; `zoo eval` passes exactly these."""
+    """The function that `entry.evaluate` names; `zoo eval` passes exactly these.
+
+    A model whose manifest names `entry.evaluate_options` gets `options` as well: an object of that class.
+    """
 
     def __call__(
         self,
         entry: CatalogEntry,
-        data: str,
+        data: str | None,
         *,
         weights: Path | None = None,
         official: Path | None = None,
@@ -280,7 +283,8 @@ class Evaluate(Protocol):
 
         Args:
             entry: the model.
-            data: path of a pack (parquet or folder), or the name of one below ZOO_PACKS.
+            data: path of a pack (parquet or folder), or the name of one below ZOO_PACKS; None only where
+                the model's own options say what is measured instead.
             weights: a file instead of the published weights.
             official: the authors' weights (safetensors), measured beside ours.
             against: names of peers to measure beside ours.

@@ -27,7 +27,7 @@ class _Data(BaseModel):
 class Entry(_Data):
     """Where the package keeps the code of this model; every value is `module:attribute`.
 
-    `options` must live in a module that imports neither torch nor numpy: `zoo predict ID --help` reads it.
+    `options` and `evaluate_options` must live in modules that import neither torch nor numpy: `--help` reads them.
     """
 
     model: EntryPoint = Field(description="the network, a torch module; `config` is what it is constructed with")
@@ -35,6 +35,7 @@ class Entry(_Data):
     options: EntryPoint | None = Field(default=None, description="class of the options of `zoo predict ID`")
     train: EntryPoint | None = Field(default=None, description="function behind `zoo train`")
     evaluate: EntryPoint | None = Field(default=None, description="function behind `zoo eval`")
+    evaluate_options: EntryPoint | None = Field(default=None, description="class of the options of `zoo eval ID`")
     bench: EntryPoint | None = Field(default=None, description="function behind `zoo bench`")
     convert: EntryPoint | None = Field(default=None, description="function that recognises other people's checkpoints")
 

@@ -1,6 +1,6 @@
-"""What a user may choose when a model predicts: one frozen pydantic class a package, which is also its `--help`.
+"""What a user may choose when a model predicts or is measured: frozen pydantic classes, which are also the `--help`.
 
-Neither torch nor numpy here: `zoo predict ID --help` reads these classes.
+Neither torch nor numpy here: `zoo predict ID --help` and `zoo eval ID --help` read these classes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,26 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class EvaluateOptions(Options):
+    """Base of what a package's evaluation may be asked beyond the options that all have."""
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether `--data` must name a pack; False where other options say what is measured."""
+        return True
+
+
 Chosen = TypeVar("Chosen", bound=Options)
 
 
-def parse_options(schema: type[Chosen], values: Mapping[str, Any], *, model: str) -> Chosen:
+def parse_options(schema: type[Chosen], values: Mapping[str, Any], *, model: str, verb: str = "predict") -> Chosen:
     """Check what the user chose.
 
     Args:
         schema: the options class of the package.
         values: field name -> value, as given on the command line or in Python.
         model: id of the model, for messages.
+        verb: of the command whose options they are, for messages.
 
     Raises:
         UsageError: an unknown name (with the nearest known one) or a value out of place.
@@ -43,4 +53,4 @@ def parse_options(schema: type[Chosen], values: Mapping[str, Any], *, model: str
         what = first["msg"].removeprefix("Value error, ")
         place = f"--{field.replace('_', '-')}: " if field else ""
         got = "" if first["type"] == "value_error" else f" (given: {first['input']!r})"
-        raise UsageError(f"{place}{what}{got}.", f"zoo predict {model} --help lists the options.") from error
+        raise UsageError(f"{place}{what}{got}.", f"zoo {verb} {model} --help lists the options.") from error

@@ -10,8 +10,10 @@ import click
 
 from zoo_core import catalog
 from zoo_core.cli import output, record
+from zoo_core.cli.model_options import ModelCommand, chosen
 from zoo_core.errors import UsageError
 from zoo_core.manifest import Manifest
+from zoo_core.options import EvaluateOptions, parse_options
 
 if TYPE_CHECKING:
     from zoo_core.evaluate import Evaluate, Report
@@ -20,9 +22,9 @@ SCHEMA = "zoo.eval/1"
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command("eval")
+@click.command("eval", cls=ModelCommand, room="evaluate_options")
 @click.argument("model", metavar="ID")
-@click.option("--data", required=True, metavar="PATH|NAME", help="A pack (parquet file or folder), or the name of one.")
+@click.option("--data", metavar="PATH|NAME", help="A pack (parquet file or folder), or the name of one.")
 @click.option("--weights", type=FILE, help="Measure these weights (safetensors) instead of the published ones.")
 @click.option("--official", type=FILE, help="Also measure the authors' weights (safetensors).")
 @click.option(
@@ -42,8 +44,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     model: str,
-    data: str,
+    data: str | None,
     *,
     weights: Path | None,
     official: Path | None,
@@ -56,9 +59,11 @@ def command(
     target: Path | None,
     overwrite: bool,
     out: output.Output,
+    **_: Any,
 ) -> None:
     """Measure the model ID on a pack by the protocol of its paper; exit code 1 if one of the checks fails."""
     entry = catalog.find(model)
+    own = _own_options(entry, context, data)
     record.check_free(target, overwrite=overwrite)
     asked = {name: _teacher(entry, name) for name in against}
     teachers = {name: teacher for name, teacher in asked.items() if teacher is not None}
@@ -68,17 +73,31 @@ def command(
         "protocol": protocol, "device": device, "precision": precision, "limit": limit, "offline": offline,
     }  # fmt: skip
     with output.log_on_stderr("zoo_core", entry.package), output.progress("measuring") as tell:
-        report = evaluate(entry, data, weights=weights, official=official, against=peers, progress=tell, **common)
+        report = evaluate(
+            entry, data, weights=weights, official=official, against=peers, progress=tell, **common, **own
+        )
     for name, (teacher, file) in teachers.items():
         measure: Evaluate = teacher.code("evaluate")
+        own = _own_options(teacher, context, data)
         with output.log_on_stderr("zoo_core", teacher.package), output.progress(f"measuring {name}") as tell:
-            theirs = measure(teacher, data, weights=file, progress=tell, **common)
+            theirs = measure(teacher, data, weights=file, progress=tell, **common, **own)
         report = catalog.load_object("zoo_core.evaluate:beside")(report, theirs)
     figures = report.as_dict()
     record.write(target, SCHEMA, figures, overwrite=overwrite)
     out.result(SCHEMA, figures, "\n".join(_describe(report)))
     if not report.passed:
         context.exit(1)
+
+
+def _own_options(entry: catalog.CatalogEntry, context: click.Context, data: str | None) -> dict[str, Any]:
+    """Return what the model's evaluation gets of its own options: nothing, or `options`."""
+    options = None
+    if entry.manifest.entry.evaluate_options is not None:
+        schema: type[EvaluateOptions] = entry.code("evaluate_options")
+        options = parse_options(schema, chosen(context), model=entry.manifest.id, verb="eval")
+    if data is None and (options is None or options.needs_data):
+        raise UsageError("zoo eval needs to know on what: --data is missing.", "Give --data PATH, a pack.")
+    return {} if options is None else {"options": options}
 
 
 def _teacher(entry: catalog.CatalogEntry, name: str) -> tuple[catalog.CatalogEntry, Path | None] | None:

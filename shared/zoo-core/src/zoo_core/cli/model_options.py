@@ -1,4 +1,7 @@
-"""Command line options made from a package's options class, so that each is described and checked in one place."""
+"""Commands with options of a model: made from a package's class, so that each is described and checked in one place.
+
+Such a command has its own options and, once the model is known, those of the class that the model's manifest names.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,78 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from zoo_core import catalog
 from zoo_core.cli.output import Output
 from zoo_core.errors import ZooError
 
 _FORMAT = "format"
 # keeps the names of the model's options apart from those of the command
 _PREFIX = "model_option_"
+
+
+class ModelCommand(click.Command):
+    """A command that takes the options of the model that its arguments name.
+
+    Args:
+        room: of the manifest's entry, where the class of these options is.
+    """
+
+    def __init__(self, *args: Any, room: catalog.Room, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.room = room
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Find the model in the arguments, add its options, and parse."""
+        model = self._model(args, parent)
+        if model is None:
+            return super().make_context(info_name, args, parent, **extra)
+        command = _CommandOfModel(self, catalog.find(model))
+        return command.make_context(info_name, args, parent, **extra)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Say where the options of a model are shown."""
+        formatter.write_paragraph()
+        formatter.write_text(
+            f"A model may have options of its own: zoo {self.name} ID --help shows them, zoo list shows the ids."
+        )
+
+    def _model(self, args: list[str], parent: click.Context | None) -> str | None:
+        """Return the first argument that is a model's name, else the first argument, None if there is none."""
+        # options of a model are not known yet, so that their values look like arguments too: hence the first *name*
+        context = click.Context(self, parent=parent, resilient_parsing=True, ignore_unknown_options=True)
+        try:
+            values, rest, _ = self.make_parser(context).parse_args(list(args))
+        except click.UsageError:
+            return None  # parsed again in earnest, and said there
+        inputs = values.get("inputs")
+        found = [values.get("model"), *(inputs if isinstance(inputs, tuple) else ()), *rest]
+        words = [word for word in found if isinstance(word, str) and not word.startswith("-")]
+        names = {name for entry in catalog.models() for name in entry.names}
+        return next((word for word in words if word in names), words[0] if words else None)
+
+
+class _CommandOfModel(click.Command):
+    """A command with the options of one model, which its help shows apart."""
+
+    def __init__(self, command: ModelCommand, entry: catalog.CatalogEntry) -> None:
+        taken = frozenset(name for param in command.params for name in param.opts) | {"--help", "--debug"}
+        schema = entry.code(command.room) if getattr(entry.manifest.entry, command.room) is not None else None
+        self.shared = [file_formats(p, schema) if schema and p.name == "out" else p for p in command.params]
+        self.own = click_options(schema, taken=taken) if schema else []
+        self.title = f"Options of {entry.manifest.id}"
+        super().__init__(command.name, params=[*self.shared, *self.own], callback=command.callback, help=command.help)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's options and the model's as two sections."""
+        own = set(map(id, self.own))
+        for title, wanted in (("Options", False), (self.title, True)):
+            parameters = [p for p in self.get_params(ctx) if (id(p) in own) is wanted]
+            lines = [record for record in (p.get_help_record(ctx) for p in parameters) if record]
+            if lines:
+                with formatter.section(title):
+                    formatter.write_dl(lines)
 
 
 def click_options(schema: type[BaseModel], *, taken: frozenset[str]) -> list[click.Option]:
@@ -36,7 +105,7 @@ def click_options(schema: type[BaseModel], *, taken: frozenset[str]) -> list[cli
             continue
         flag = f"--{name.replace('_', '-')}"
         if flag in taken:
-            raise ZooError(f"{schema.__module__}:{schema.__name__}.{name} hides {flag} of zoo predict.", "Rename it.")
+            raise ZooError(f"{schema.__module__}:{schema.__name__}.{name} hides {flag} of the command.", "Rename it.")
         options.append(_option(name, flag, field))
     return options
 

@@ -17,7 +17,7 @@ import click
 from zoo_core import catalog
 from zoo_core.cli import output
 from zoo_core.cli.memory import keep_freed_memory
-from zoo_core.cli.model_options import chosen, click_options, file_formats
+from zoo_core.cli.model_options import ModelCommand, chosen
 from zoo_core.errors import InputError, UsageError
 from zoo_core.options import parse_options
 
@@ -31,64 +31,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 PICTURES = Path("out")
 
 
-class PredictCommand(click.Command):
-    """A command that takes the options of the model that its arguments name."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """Find the model in the arguments, add its options, and parse."""
-        model = self._model(args, parent)
-        if model is None:
-            return super().make_context(info_name, args, parent, **extra)
-        command = _CommandOfModel(self, catalog.find(model))
-        return command.make_context(info_name, args, parent, **extra)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Say where the options of a model are shown."""
-        formatter.write_paragraph()
-        formatter.write_text(
-            "A model has options of its own: zoo predict ID --help shows them, zoo list the ids that there are."
-        )
-
-    def _model(self, args: list[str], parent: click.Context | None) -> str | None:
-        """Return the first argument that is a model's name, else the first argument, None if there is none."""
-        # options of a model are not known yet, so that their values look like arguments too: hence the first *name*
-        context = click.Context(self, parent=parent, resilient_parsing=True, ignore_unknown_options=True)
-        try:
-            values, rest, _ = self.make_parser(context).parse_args(list(args))
-        except click.UsageError:
-            return None  # parsed again in earnest, and said there
-        inputs = values.get("inputs")
-        found = [values.get("model"), *(inputs if isinstance(inputs, tuple) else ()), *rest]
-        words = [word for word in found if isinstance(word, str) and not word.startswith("-")]
-        names = {name for entry in catalog.models() for name in entry.names}
-        return next((word for word in words if word in names), words[0] if words else None)
-
-
-class _CommandOfModel(click.Command):
-    """`zoo predict` with the options of one model, which its help shows apart."""
-
-    def __init__(self, command: PredictCommand, entry: catalog.CatalogEntry) -> None:
-        taken = frozenset(name for param in command.params for name in param.opts) | {"--help", "--debug"}
-        schema = entry.code("options") if entry.manifest.entry.options is not None else None
-        self.shared = [file_formats(p, schema) if schema and p.name == "out" else p for p in command.params]
-        self.own = click_options(schema, taken=taken) if schema else []
-        self.title = f"Options of {entry.manifest.id}"
-        super().__init__("predict", params=[*self.shared, *self.own], callback=command.callback, help=command.help)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's options and the model's as two sections."""
-        own = set(map(id, self.own))
-        for title, wanted in (("Options", False), (self.title, True)):
-            parameters = [p for p in self.get_params(ctx) if (id(p) in own) is wanted]
-            lines = [record for record in (p.get_help_record(ctx) for p in parameters) if record]
-            if lines:
-                with formatter.section(title):
-                    formatter.write_dl(lines)
-
-
-@click.command("predict", cls=PredictCommand)
+@click.command("predict", cls=ModelCommand, room="options")
 @click.argument("model", metavar="ID")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from zoo_core.options import Options
+from zoo_core.options import EvaluateOptions, Options
 
 
 class LettersOptions(Options):
@@ -17,3 +17,11 @@ class LettersOptions(Options):
     unique: bool = Field(default=False, description="Count equal words once.")
     sort: bool = Field(default=True, description="Sort the words.")
     word: tuple[str, ...] = Field(default=(), description="Count these words alone.")
+
+
+class LettersEvaluateOptions(EvaluateOptions):
+    alphabet: Literal["latin", "greek"] | None = Field(default=None, description="Measure on this instead of a pack.")
+
+    @property
+    def needs_data(self) -> bool:
+        return self.alphabet is None

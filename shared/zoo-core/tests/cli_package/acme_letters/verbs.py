@@ -31,13 +31,21 @@ def train(
     )  # fmt: skip
 
 
-def evaluate(entry: Any, data: str, **settings: Any) -> Report:
+def evaluate(entry: Any, data: str | None, **settings: Any) -> Report:
     settings.pop("progress")(1, 1)
     figures = [0.5, 0.25] if data == "finite" else [0.25, float("inf")]
     ours = replace(Way.of("ours", {"error": figures}), answers=("hello", "hi"))
     facts = {name: str(value) for name, value in settings.items()}
     check = Check("never worse than nothing", data != "bad", "" if data != "bad" else "on b.txt")
-    return Report(entry.manifest.id, data, "by hand", ("a.txt", "b.txt"), ours, checks=(check,), facts=facts)
+    return Report(
+        entry.manifest.id,
+        data or settings["options"].alphabet,
+        "by hand",
+        ("a.txt", "b.txt"),
+        ours,
+        checks=(check,),
+        facts=facts,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Measuring forecasts: packs, windows, rules and peers beside a model, scores, suites."""

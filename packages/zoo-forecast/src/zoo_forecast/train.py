@@ -22,6 +22,7 @@ from zoo_forecast import minilm
 from zoo_forecast.bert import BERT
 from zoo_forecast.corpus import Corpus, Texts, Track, read_tracks
 from zoo_forecast.events import Events, make_event
+from zoo_forecast.leaks import check_training_packs
 from zoo_forecast.small import AuroraSmall
 from zoo_forecast.small_exam import Exam, events, held_out
 from zoo_forecast.small_steps import StepsTask
@@ -59,9 +60,11 @@ def material(recipe: Recipe, points: int, device: torch.device) -> tuple[Windows
         device: where it lives.
 
     Raises:
-        InputError: a pack is damaged.
+        InputError: a pack is damaged, or holds what models are measured on and these weights begin from nothing.
         MissingDependencyError: see `open_tower`.
     """
+    if recipe.init is None:  # whoever fine-tunes knows what is whose
+        check_training_packs(pack_paths(recipe.packs))
     texts = Texts()
     if recipe.synthetic is not None:
         made, told = load(recipe.synthetic)

@@ -113,7 +113,8 @@ class Windows:
         target = values.gather(1, place).view_as(step)
         asked = seen.gather(1, place).view_as(step)
         asked = asked & (torch.arange(FUTURE_TOKENS, device=step.device)[:, None] < horizon_tokens[:, None, None])
-        return Window(inputs._replace(text=text), target, asked.to(target.dtype))
+        # made anew, not by _replace, which the compiler of PyTorch 2.11 cannot follow
+        return Window(Inputs(*inputs[:-1], text=text), target, asked.to(target.dtype))
 
     def _series(self, u: Chances) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return values, whether they are there, periods, levels, and numbers of texts."""
@@ -226,7 +227,7 @@ def explained(past: Past, tracks: Tensor, covered: Tensor) -> Past:
     lagged = torch.stack([_lagged(track, past.period) for track in tracks.unbind(1)], 1)
     moved = _fitted(past.values - before, tracks - lagged, past.seen & seen, target=tracks)
     everywhere = covered[:, None].expand(-1, tracks.shape[2])
-    return past._replace(explained=level, moved=moved, covered=everywhere)
+    return Past(past.values, past.seen, past.period, past.length, past.level, level, moved, everywhere)
 
 
 def _fitted(y: Tensor, x: Tensor, seen: Tensor, target: Tensor | None = None) -> Tensor:

@@ -324,6 +324,7 @@ def options_of(table: Table, arguments: list[str] | None = None, *, description:
     parser.add_argument("--out", default=os.environ.get("OUT", "out"), help="folder of what travels back ($OUT)")
     parser.add_argument("--smoke", action="store_true", help="seconds a stage, on made-up data")
     parser.add_argument("--slots", type=int, default=1, help="stages at a time on each GPU, or without one")
+    parser.add_argument("--gpus", nargs="+", default=gpus(), metavar="NUMBER", help="which ones; by default all")
     options = parser.parse_args(arguments)
     known = {stage.name for stage in table.stages}
     for text in options.set:
@@ -344,7 +345,7 @@ def main(table: Table, *, description: str) -> int:
         unpack(Path(options.state), runs)
         say(f"went on from {options.state}")
     session = Session(table, options)
-    workers = [threading.Thread(target=session.work, args=(slot,)) for slot in (gpus() or [""]) * options.slots]
+    workers = [threading.Thread(target=session.work, args=(slot,)) for slot in (options.gpus or [""]) * options.slots]
     for worker in workers:
         worker.start()
     for worker in workers:

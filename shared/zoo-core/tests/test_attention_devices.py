@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from zoo_core.attention import Causal, Distance, Document, LowRank, Padding, Sink, Window, attend
 from zoo_core.attention.backends import flex
@@ -93,6 +94,20 @@ def test_flex_attention_is_compiled_for_more_kinds_than_pytorch_keeps_by_default
         q = torch.randn(1, 1, tokens, 16)
         out = flex.compiled(q, q, q)  # with fullgraph it would refuse, not fall back
         torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(q, q, q))
+
+
+def test_the_numbers_of_a_mask_are_on_the_device_before_flex_attention_is_compiled() -> None:
+    # the meta device stands for CUDA, a checkpoint for the kernel: both refuse to bring a tensor to a device meanwhile
+    device = torch.device("meta")
+    index = torch.zeros(1, dtype=torch.int64, device=device)
+    for mask in (Padding([150, 90]), Causal() & ~Document([0] * 70 + [1] * 80)):
+        allowed = flex.block_mask(mask, 150, 150, device).mask_mod
+
+        def asked(i: Tensor, allowed: Callable[..., Tensor] = allowed) -> Tensor:
+            seen: Tensor = checkpoint(lambda x: allowed(x, x, x, x), i, use_reentrant=False)  # type: ignore[no-untyped-call]
+            return seen
+
+        assert torch.compile(asked, backend="eager", fullgraph=True)(index).shape == (1,)
 
 
 def test_flex_attention_is_compiled_once_for_a_kind_of_mask_and_not_for_its_numbers(

@@ -96,7 +96,8 @@ def uncompiled(*given: Any, **options: Any) -> Any:
 def compiled(*given: Any, **options: Any) -> Any:
     """Run FlexAttention's kernel, compiled for this kind of mask, these shapes and types if it was not yet.
 
-    PyTorch stops to compile a function after 8 kinds, and would then quietly compute scores of all pairs.
+    PyTorch stops to compile a function after 8 kinds, and would then quietly compute scores of all pairs; so it would
+    where it cannot trace a mask, and it is told to say so instead.
     """
     if torch.compiler.is_compiling():
         return _compiled()(*given, **options)
@@ -110,7 +111,7 @@ def compiled(*given: Any, **options: Any) -> Any:
 def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
 @lru_cache(maxsize=64)
@@ -119,6 +120,9 @@ def block_mask(mask: Mask, queries: int, keys: int, device: torch.device) -> Any
     from torch.nn.attention.flex_attention import BlockMask
 
     shift = keys - queries
+    # Asked about one pair, the mask brings its numbers to the device now: within the compiled kernel it would be a side
+    # effect, at which PyTorch gives the kernel up.
+    mask.at(Pairs.grid(torch.zeros(1, dtype=torch.int64, device=device), 1, shift=shift, device=device))
 
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return mask.at(Pairs(b, h, i, j, shift))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,10 +109,11 @@ def test_the_kernel_agrees_with_its_formula(case: tuple[int, ...], dtype: torch.
     gradients = reference.band_backward(
         d_out.to(dtype).double(), d_lse, *wide, length, truth, truth_lse, scale, left, right
     )
-    limit = 2e-5 if dtype == torch.float32 else 1e-2
     for name, one, other in zip(("q", "k", "v", "lam", "mu"), mine, gradients, strict=True):
         assert one.isfinite().all(), name
         error = (one.double() - other).norm() / other.norm().clamp(min=1e-6)
+        # lambda and mu are sums in fp32: that the output was rounded to half precision must not reach them
+        limit = 2e-5 if dtype == torch.float32 else 1e-4 if name in ("lam", "mu") else 1e-2
         assert error < limit, f"d{name}: relative error {float(error):.1e}"
 
 
@@ -128,17 +130,25 @@ def test_the_bench_for_devices_runs_small_on_a_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 def test_attend_by_the_band_kernel_on_a_device() -> None:
-    q, k, v = (torch.randn(2, h, 3000, 64, device="cuda", dtype=torch.bfloat16) for h in (8, 2, 2))
-    lam, mu = torch.rand(8, device="cuda").requires_grad_(), torch.randn(8, device="cuda").requires_grad_()
-    mask = Window(128, 128) & Padding(torch.tensor([3000, 1000], device="cuda"))
-    bias = Distance("laplace", lam, mu)
-    weight = torch.randn(2, 8, 3000, 64, device="cuda")
-    answers = []
-    for backend in ("band", "reference"):
-        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-        result = attend(*leaves, mask=mask, bias=bias, need=("out", "lse"), backend=backend)  # type: ignore[arg-type]
-        gradients = torch.autograd.grad((result.out.float() * weight).sum(), (*leaves, lam, mu))
-        answers.append([result.out, result.lse.masked_fill(result.lse.isneginf(), 0), *gradients])
-    for mine, truth in zip(*answers, strict=True):
-        assert float((mine.float() - truth.float()).norm().detach() / truth.float().norm().detach()) < 1e-2
+    q, k, v, weight = (torch.randn(2, h, 1500, 64, device="cuda", dtype=torch.bfloat16) for h in (8, 2, 2, 8))
+    lam, mu = torch.rand(8, device="cuda"), torch.randn(8, device="cuda")
+    mask = Window(128, 128) & Padding(torch.tensor([1500, 500], device="cuda"))
+
+    def answers(backend: Any, dtype: torch.dtype) -> list[Tensor]:
+        leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        decay = [x.to(torch.promote_types(dtype, torch.float32)).requires_grad_() for x in (lam, mu)]
+        result = attend(*leaves, mask=mask, bias=Distance("laplace", *decay), need=("out", "lse"), backend=backend)
+        assert result.lse is not None
+        gradients = torch.autograd.grad(result.out, (*leaves, *decay), weight.to(dtype))
+        return [result.out.detach(), result.lse.detach().masked_fill(result.lse.isneginf(), 0), *gradients]
+
+    truth = answers("reference", torch.float64)
+    errors = [
+        [float((mine - exact).norm() / exact.norm()) for mine, exact in zip(found, truth, strict=True)]
+        for found in (answers("band", torch.bfloat16), answers("reference", torch.bfloat16))
+    ]
+    # the reference computes in fp32 and rounds the end: twice its error is one more rounding on the way
+    for name, mine, least in zip(("out", "lse", "dq", "dk", "dv", "dlam", "dmu"), *errors, strict=True):
+        assert mine < 2 * least + 1e-4, f"{name}: {mine:.1e} from float64, the reference in bf16 {least:.1e}"

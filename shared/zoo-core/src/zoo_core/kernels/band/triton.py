@@ -91,7 +91,7 @@ def _probabilities(s, lse):
 
 @triton.jit
 def _backward_queries(
-    Q, K, V, LAM, MU, LENGTHS, DOUT, LSE, DELTA, DQ, PARTIAL, N, D, DV, scale, left, right, H, SHARE,
+    Q, K, V, LAM, MU, LENGTHS, DOUT, LSE, DELTA, DLSE, DQ, PARTIAL, N, D, DV, scale, left, right, H, SHARE,
     BM: tl.constexpr, BN: tl.constexpr, WD: tl.constexpr, WV: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -106,9 +106,13 @@ def _backward_queries(
     d_out = _tile(DOUT + row.to(tl.int64) * N * DV, i, i < N, DV, WV)
     lse = tl.load(LSE + row.to(tl.int64) * N + i, mask=i < N, other=float("-inf"))
     delta = tl.load(DELTA + row.to(tl.int64) * N + i, mask=i < N, other=0.0)
+    d_lse = tl.load(DLSE + row.to(tl.int64) * N + i, mask=i < N, other=0.0)
     dq = tl.zeros((BM, WD), tl.float32)
     d_lam = tl.zeros((BM,), tl.float32)
     d_mu = tl.zeros((BM,), tl.float32)
+    total = tl.zeros((BM,), tl.float32)
+    distance = tl.zeros((BM,), tl.float32)
+    side = tl.zeros((BM,), tl.float32)
     first = tl.maximum(begin - left, 0) // BN * BN
     last = tl.minimum(begin + BM + right, length)
     for start in tl.range(first, last, BN, num_stages=STAGES):
@@ -119,8 +123,17 @@ def _backward_queries(
         p = _probabilities(s, lse)
         ds = p * (tl.dot(d_out, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq += tl.dot(ds.to(k.dtype), k, input_precision=PRECISION)
+        sign = tl.where(t > 0, 1.0, tl.where(t < 0, -1.0, 0.0))
         d_lam -= tl.sum(ds * tl.abs(t), 1)
-        d_mu += tl.sum(ds * tl.where(t > 0, 1.0, tl.where(t < 0, -1.0, 0.0)), 1)
+        d_mu += tl.sum(ds * sign, 1)
+        total += tl.sum(ds, 1)
+        distance += tl.sum(p * tl.abs(t), 1)
+        side += tl.sum(p * sign, 1)
+    # A row of dS adds up to dlse. What is missing is the error of delta, made from an output rounded to half precision:
+    # small beside dS, but not beside the sums over all rows, where dS cancels.
+    missing = d_lse - total
+    d_lam -= missing * distance
+    d_mu += missing * side
     c = tl.arange(0, WD)
     at = DQ + row.to(tl.int64) * N * D + i[:, None] * D + c[None, :]
     tl.store(at, (dq * scale).to(DQ.dtype.element_ty), mask=(i < N)[:, None] & (c < D)[None, :])
@@ -231,13 +244,14 @@ def band_backward(
     """See `zoo_core.kernels.band.reference.band_backward`."""
     q, k, v, d_out = q.contiguous(), k.contiguous(), v.contiguous(), d_out.contiguous()
     batch, heads, tokens, _ = q.shape
+    d_lse = d_lse.float().contiguous()
     delta = (d_out.float() * out.float()).sum(-1) - d_lse
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     tiles = triton.cdiv(tokens, tile.queries)
     partial = q.new_empty(batch, heads, tiles, 2, dtype=torch.float32)
     same = {"scale": scale, "left": left, "right": right, "num_warps": tile.warps, **_sizes(q, v, k, tile)}
     inputs = (q, k, v, lam.float(), mu.float(), lengths, d_out, lse, delta.contiguous())
-    _backward_queries[(tiles, batch * heads)](*inputs, dq, partial, **same)
+    _backward_queries[(tiles, batch * heads)](*inputs, d_lse, dq, partial, **same)
     _backward_keys[(triton.cdiv(tokens, tile.keys), batch * k.shape[1])](*inputs, dk, dv, **same)
     d_lam, d_mu = partial.sum((0, 2)).unbind(-1)
     return dq, dk, dv, d_lam.to(lam.dtype), d_mu.to(mu.dtype)

@@ -35,6 +35,7 @@ def test_on_a_cpu_graphs_are_the_folded_sampler() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_graph_gives_what_plain_gives_whatever_ran_before(dtype: torch.dtype) -> None:
     net = tiny_aurora().flow.to("cuda", dtype)

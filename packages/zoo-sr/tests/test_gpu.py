@@ -171,6 +171,7 @@ def test_maps_that_the_kernels_cannot_address_are_said_beforehand() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_prediction_on_cuda_is_fused_near_fp32_and_near_its_own_tiles() -> None:
     image = picture(45, 80, 3).repeat(4, axis=0).repeat(4, axis=1)
     exact = zoo_core.load("imdn-x4", device="cuda", precision="fp32", offline=True).predict(image).pixels
@@ -190,6 +191,7 @@ def test_prediction_on_cuda_is_fused_near_fp32_and_near_its_own_tiles() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("height", "width"), [(180, 320), (37, 53), (1, 1), (3, 500), (129, 64)])
 def test_half_precision_on_cuda_stays_within_a_tenth_of_a_grey_level(height: int, width: int) -> None:
     torch.manual_seed(0)

@@ -85,6 +85,7 @@ def test_a_batch_on_a_device_gets_the_bytes_of_single_images(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_gives_the_bytes_of_the_cpu() -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 301, 203), dtype=np.uint8))
     for scale in (0.25, 1 / 3, 0.5, 0.77, 2.0, 4.0):

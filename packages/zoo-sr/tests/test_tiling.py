@@ -252,6 +252,7 @@ def test_what_cannot_be_upscaled_is_refused(image, tile, words):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 def test_tiles_on_a_gpu(precision, tmp_path):
     # cuDNN picks its algorithm by shape, so bits may differ between tile sizes: by rounding, not by seams.

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from zoo_sr.data import PhotoPool, read_photos, synthetic_photos
+from zoo_sr.data import PhotoPool, read_photos
 from zoo_sr.textures import FINER, KINDS, checks, main, photographed, picture, rows, stripes, surface
 
 
@@ -62,18 +62,16 @@ def test_what_pixels_cannot_hold_becomes_grey_instead_of_another_stripe() -> Non
     assert contrast(1.25) < 5
 
 
-def test_pictures_are_finer_than_smooth_drawings() -> None:
-    def fine_share(pixels: NDArray[np.generic]) -> float:
-        """The share of the variance with periods below 6 pixels, which a reduction by 3 folds."""
-        grey = pixels[:96, :96].mean(axis=2)
+def test_most_pictures_hold_periods_that_a_reduction_by_three_folds() -> None:
+    def share_below_six_pixels(pixels: NDArray[np.generic]) -> float:
+        grey = pixels.mean(axis=2)
         power = np.abs(np.fft.fft2((grey - grey.mean()) * np.hanning(96)[:, None] * np.hanning(96))) ** 2
-        turns = np.abs(np.fft.fftfreq(96))
+        turns = np.fft.fftfreq(96)
         return float(power[np.hypot(turns[:, None], turns) > 1 / 6].sum() / power.sum())
 
-    drawn = np.mean([fine_share(picture(96, 96, np.random.default_rng(seed))) for seed in range(12)])
-    smooth = np.mean([fine_share(photo.pixels) for photo in synthetic_photos(12, 96, seed=1)])
-    assert drawn > 0.15
-    assert drawn > 3 * smooth
+    shares = [share_below_six_pixels(picture(96, 96, np.random.default_rng(seed))) for seed in range(12)]
+    assert np.median(shares) > 0.1
+    assert min(shares) < 0.1 < 0.3 < max(shares)  # and coarse ones are there as well
 
 
 def test_a_picture_depends_on_the_seed_and_its_number_only() -> None:

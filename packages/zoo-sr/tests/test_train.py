@@ -37,6 +37,8 @@ from zoo_sr.metrics import psnr_y
 from zoo_sr.resize import resize, resize_tensor
 from zoo_sr.task import Recipe, SRTask
 from zoo_sr.teacher import Teacher, averaged
+from zoo_sr.textures import rows as drawn_rows
+from zoo_sr.textures import write_pack
 from zoo_sr.train import start, train
 
 CPU = torch.device("cpu")
@@ -314,6 +316,24 @@ def test_another_teacher_is_another_run(tmp_path: Path) -> None:
         train_rtc(out, f"teacher={file}", "steps=2")
     with pytest.raises(UsageError, match=r"was trained with teacher=.*t\.safetensors, this recipe says None"):
         train_rtc(out, "steps=2")
+
+
+def test_textures_are_learned_from_judged_apart_and_make_another_run(tmp_path: Path) -> None:
+    def pack(name: str, seed: int) -> str:
+        write_pack(tmp_path / name, list(drawn_rows(10, width=96, height=96, seed=seed)), overwrite=True)
+        return f"textures=[{tmp_path / name}]"
+
+    out, given = tmp_path / "run", pack("t.parquet", seed=1)
+    logged = train_rtc(out, given, "steps=2", "eval_every=2")
+    assert {"psnr_y", "psnr_y_textures"} <= set(logged.metrics)
+    (out / "record.json").unlink()  # as if the run had been stopped before its end
+    train_rtc(out, given, "steps=2", "eval_every=2")
+    (out / "record.json").unlink()
+    pack("t.parquet", seed=2)
+    with pytest.raises(UsageError, match="was trained on other data"):
+        train_rtc(out, given, "steps=2", "eval_every=2")
+    with pytest.raises(UsageError, match="was trained with textures="):
+        train_rtc(out, "steps=2", "eval_every=2")
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------

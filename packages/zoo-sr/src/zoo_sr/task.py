@@ -26,6 +26,7 @@ class Recipe(TrainRecipe):
     """The keys of an IMDN recipe beside those of every recipe."""
 
     packs: tuple[str, ...] = Field(description="paths, or names below ZOO_PACKS; none: a few synthetic photos")
+    textures: tuple[str, ...] = Field((), description="packs of drawn structures (see zoo_sr.textures); may be none")
     patch: int = Field(48, ge=8, description="side of a small patch in pixels")
     learning_rate: float = Field(5e-4, gt=0, description="highest learning rate of Adam")
     final_learning_rate: float = Field(
@@ -59,6 +60,10 @@ class SRTask:
             train, self.validation = read_photos(paths, "train"), read_photos(paths, "val")
         else:
             train, self.validation = synthetic_photos(8, 128, seed=1), synthetic_photos(2, 64, seed=2)
+        self.held_out_textures: list[Photo] = []
+        if recipe.textures:
+            paths = pack_paths(recipe.textures)
+            train, self.held_out_textures = train + read_photos(paths, "train"), read_photos(paths, "val")
         self._fingerprint, self._teacher = fingerprint(train), ""
         self.pool = PhotoPool(
             train, scale=scale, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed, device=device
@@ -72,7 +77,7 @@ class SRTask:
         self.cut = torch.compile(self.pool.cut) if recipe.compile else self.pool.cut
 
     def fingerprint(self) -> str:
-        """Identify the training data: the photos."""
+        """Identify the training data: the photos and textures."""
         return self._fingerprint
 
     def identities(self) -> dict[str, str]:
@@ -117,8 +122,13 @@ class SRTask:
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Mean Y-PSNR (Matlab protocol, dB) over the whole validation photos."""
-        return {"psnr_y": sum(self._psnr(module, photo) for photo in self.validation) / len(self.validation)}
+        """Mean Y-PSNR (Matlab protocol, dB) over the whole validation photos, and apart from it over the textures."""
+        groups = {"psnr_y": self.validation, "psnr_y_textures": self.held_out_textures}
+        return {
+            key: sum(self._psnr(module, photo) for photo in photos) / len(photos)
+            for key, photos in groups.items()
+            if photos
+        }
 
     def _psnr(self, module: nn.Module, photo: Photo) -> float:
         rows, columns = (side // self.scale for side in photo.pixels.shape[:2])

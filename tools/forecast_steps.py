@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import time
 from pathlib import Path
 from typing import TypeAlias
 
@@ -45,19 +44,17 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     forecaster = Forecaster.load("aurora-small", weights=options.weights, device=options.device)
-    found, seconds, count = [], np.zeros(len(STEPS)), 0
+    found, count = [], 0
     for spec in suites()["all"]["sets"]:
         if options.sets and spec["name"] not in options.sets:
             continue
         horizon = max((h for h in spec["horizons"] if h <= LONGEST), default=min(spec["horizons"]))
         spec = {**spec, "horizons": [horizon]}
         part = prepare(spec, every=apart(spec, "validation", options.windows), which="validation")
-        scores, taken = measured(forecaster, part, horizon, options.windows)
-        found.append(scores)
-        seconds += taken
+        found.append(measured(forecaster, part, horizon, options.windows))
         count += min(len(part.chosen), options.windows)
-        print(f"{part.name}: {taken.sum():.0f} s", file=sys.stderr, flush=True)
-    made = table(np.stack(found), 1000 * seconds / count, count)
+        print(part.name, file=sys.stderr, flush=True)
+    made = table(np.stack(found), count)
     print(made)
     if options.write:
         text = f"<!-- made: steps -->\n\n{made}\n\n<!-- end: steps -->"
@@ -66,24 +63,22 @@ def main() -> None:
         PAGE.write_text(page, encoding="utf-8")
 
 
-def measured(forecaster: Forecaster, part: Part, horizon: int, windows: int) -> tuple[Figures, Figures]:
-    """Return means over windows (steps, scores), and seconds (steps,)."""
+def measured(forecaster: Forecaster, part: Part, horizon: int, windows: int) -> Figures:
+    """Return means over windows (steps, scores)."""
     chosen = part.chosen[:: max(1, len(part.chosen) // windows)][:windows]
-    scores, seconds = np.zeros((len(STEPS), len(SCORES))), np.zeros(len(STEPS))
+    scores = np.zeros((len(STEPS), len(SCORES)))
     came = truth(part.series, chosen, horizon)
     size = len(chosen)
     ((_, batch),) = batches(part.series, chosen, context=part.spec["context"], horizon=horizon, size=size, seed=0)
     unit = np.array([np.nanstd(context) or 1.0 for context in batch.contexts])[:, None]
     kept = ~np.isnan(came).any(1)
     for row, steps in enumerate(STEPS):
-        begin = time.perf_counter()
         paths = forecaster.predict(
             list(batch.contexts), horizon, num_samples=SAMPLES, items=list(batch.items), periods=list(batch.seasons),
             steps=steps,
         ).samples.numpy()  # fmt: skip
-        seconds[row] = time.perf_counter() - begin
         scores[row] = _scores(paths[kept] / unit[kept, None], came[kept] / unit[kept])
-    return scores, seconds
+    return scores
 
 
 def _scores(paths: Figures, came: Figures) -> Figures:
@@ -112,12 +107,11 @@ def energy(paths: Figures, came: Figures) -> Figures:
     return np.asarray(np.linalg.norm(paths - came[:, None], axis=2).mean(1) - spread / 2)
 
 
-def table(found: Figures, milliseconds: Figures, count: int) -> str:
+def table(found: Figures, count: int) -> str:
     """Return the table of (sets, steps, scores)."""
     means = np.exp(np.log(found / found[:, -1:]).mean(0))
-    rows = [("steps", *SCORES, "ms a series"), ("---",) * (len(SCORES) + 2)]
-    for steps, row, taken in zip(STEPS, means, milliseconds, strict=True):
-        rows.append((str(steps), *(f"{score:.4f}" for score in row), f"{taken:.1f}"))
+    rows = [("steps", *SCORES), ("---",) * (len(SCORES) + 1)]
+    rows += [(str(steps), *(f"{score:.4f}" for score in row)) for steps, row in zip(STEPS, means, strict=True)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     ending = f"Over that of 50 steps; {count} windows of {len(found)} sets, {SAMPLES} paths of each."
     return "\n".join([*lines, "", ending])

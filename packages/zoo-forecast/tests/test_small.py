@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_aurora import tiny_aurora
 from tiny_small import tiny_small
 
-from zoo_core.errors import MissingDependencyError
+from zoo_core.catalog import find
+from zoo_core.errors import MissingDependencyError, UsageError
 from zoo_core.weights.files import read_tensors, write_tensors
+from zoo_core.weights.golden import golden_difference, make_golden
 from zoo_forecast import Forecaster, minilm
 from zoo_forecast.asked import Asked, Request
 from zoo_forecast.bert import BERT
@@ -257,3 +260,12 @@ def test_texts_read_with_eight_bits_are_nearly_those_of_the_full_tower(tmp_path:
     )
     assert (full - rounded).square().mean().sqrt() < 0.05 * full.square().mean().sqrt()
     assert torch.nn.functional.cosine_similarity(full.sum(1), rounded.sum(1)).min() > 0.998
+
+
+def test_a_golden_example_of_series_shows_whether_weights_changed() -> None:
+    example = make_golden(find("aurora-small"), tiny_small())
+    assert example["input"].shape == (2, 288)
+    assert golden_difference(tiny_small(), example, what="the same weights") == 0
+    assert golden_difference(tiny_small(seed=1), example, what="others") > 1e-3
+    with pytest.raises(UsageError, match="on_series"):
+        make_golden(find("aurora-base"), tiny_aurora())

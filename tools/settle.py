@@ -23,10 +23,10 @@ from zoo_core.catalog import CatalogEntry, find
 from zoo_core.train.record import RunRecord
 from zoo_core.weights.build import construct
 from zoo_core.weights.files import load_strict, read_tensors, sha256_of, write_tensors
-from zoo_core.weights.golden import main_output, make_golden
+from zoo_core.weights.golden import answer, make_golden
 
 ROOT = Path(__file__).resolve().parents[1]
-MEASURED = {  # packs and figures of each task
+MEASURED = {  # packs and figures of each task; forecasts are measured apart, by tools/forecast_figures.py
     "super-resolution": (("set5", "set14"), ("psnr_y", "ssim_y")),
     "handwriting-recognition": (("htr/lines/val.parquet",), ("cer", "wer")),
 }
@@ -52,7 +52,7 @@ def halved(entry: CatalogEntry, tensors: dict[str, Tensor]) -> dict[str, Tensor]
     else:
         size, most = float(golden["output"].abs().max()), MOST_RMS_OF_LOGITS
     with torch.inference_mode():
-        moved = main_output(module(golden["input"])) - golden["output"]
+        moved = answer(module, golden["input"]) - golden["output"]
     rms = float(moved.square().mean().sqrt()) / size
     print(f"half precision moves the output by {rms:.2g} of its range, root mean square")
     if rms > most:
@@ -84,7 +84,7 @@ def manifest_text(manifest: dict[str, Any]) -> str:
 def measured(entry: CatalogEntry, weights: Path, folder: Path) -> list[dict[str, Any]]:
     """Evaluate on every set, keep the records, and return the figures as the manifest has them."""
     figures, model = [], entry.manifest.id
-    packs, metrics = MEASURED[entry.manifest.task]
+    packs, metrics = MEASURED.get(entry.manifest.task, ((), ()))
     for name in packs:
         record = folder / f"eval-{Path(name).stem}.json"
         command = ["zoo", "eval", model, "--data", name]

@@ -101,6 +101,24 @@ def test_yesterday_on_epf(name: str, mse: float, mae: float) -> None:
     assert (found["mse"], found["mae"]) == pytest.approx((mse, mae), abs=5.1e-4)
 
 
+@needs_packs
+@pytest.mark.parametrize(
+    ("suite", "name"),
+    [("timemmd", "energy"), ("timemmd", "socialgood"), ("etth", "etth1"), ("m4", "m4 weekly"), ("illness", "illness")],
+)
+def test_validation_ends_where_the_test_begins(suite: str, name: str) -> None:
+    tested, validated = prepare(spec(suite, name)), prepare(spec(suite, name), which="validation")
+    assert len(validated.chosen) > 20
+    assert validated.scale.tolist() == tested.scale.tolist()
+    for w in validated.chosen:
+        first_tested = int(np.argmax(tested.series[w.series].test))
+        assert len(validated.series[w.series].values) == first_tested
+        if "train" in validated.spec:  # what scales errors is not what is measured
+            count = len(tested.series[w.series].values)
+            train = validated.spec["train"]
+            assert w.origin >= (train if isinstance(train, int) else int(train * count))
+
+
 def test_suites_and_published_figures_agree_on_names() -> None:
     assert tuple(suites()) == SUITES
     names = {one["name"] for suite in suites().values() for one in suite["sets"]}

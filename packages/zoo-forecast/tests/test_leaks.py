@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -16,9 +17,11 @@ from zoo_core.errors import InputError
 from zoo_core.io.packs import pack_paths
 from zoo_forecast.leaks import Probes, check_training_packs, leaks, pack_leaks
 from zoo_forecast.measuring.data import read_pack
+from zoo_forecast.measuring.suites import suites
 
 PRETRAIN, EVAL = (sorted(Path(PACKS, "forecast", folder).glob("*.parquet")) for folder in ("pretrain", "eval"))
 RECIPES = sorted(Path(zoo_forecast.__file__).parent.glob("recipes/*.yaml"))
+EXOGENOUS = ("exog1", "exog2")
 needs_packs = pytest.mark.skipif(not PRETRAIN or not EVAL, reason="the data packs are not here: set ZOO_PACKS")
 
 
@@ -83,9 +86,31 @@ def test_a_copy_under_another_name_is_found(tmp_path: Path) -> None:
 @needs_packs
 def test_no_series_for_training_is_a_copy_of_a_measured_one() -> None:
     measured = [path for path in EVAL if path.stem != "timemmd_texts"]
-    probes = Probes(one.values for path in measured for one in read_pack(path, rows="file"))
+    probes = Probes(
+        values
+        for path in measured
+        for one in read_pack(path, rows="file", covariates=EXOGENOUS if path.stem == "epf" else ())
+        for values in (one.values, *one.covariates)
+    )
     for path in PRETRAIN:
         assert [one.name for one in read_pack(path, rows="file") if probes.copied(one.values)] == []
+
+
+@needs_packs
+def test_loads_of_pjm_are_of_years_after_the_market_that_is_measured() -> None:
+    """EPF's PJM has forecasts of the system's load beside prices; the loads to train on must not be of those hours."""
+
+    def stamps(pack: str, like: str) -> pa.ChunkedArray:
+        table = pq.read_table(
+            next(path for path in PRETRAIN + EVAL if path.stem == pack), columns=["item_id", "timestamp"]
+        )
+        return table.filter(pc.match_substring(table["item_id"], like))["timestamp"]
+
+    trained, measured = stamps("hourly", "pjm"), stamps("epf", "PJM")
+    assert len(trained)
+    assert len(measured)
+    assert pc.min(trained).as_py() > pc.max(measured).as_py()
+    assert next(one for one in suites()["epf"]["sets"] if one["name"] == "PJM")["note"]
 
 
 def test_what_is_no_pack_is_said(tmp_path: Path) -> None:

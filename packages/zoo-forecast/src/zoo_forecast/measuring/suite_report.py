@@ -193,6 +193,7 @@ def _table(part: Part, found: Mapping[str, Any], taken: str) -> Table:
         rows.append((name, *(f"{figures[metric]:.4f}" for metric in FIGURES), *difference))
     counts = " ".join(f"{horizon}:{count}" for horizon, count in found["windows"].items())
     title = f"{part.name}: context {part.spec['context']}, windows by horizon {counts} ({taken})"
+    title += f"; {part.spec['note']}" if "note" in part.spec else ""
     return Table(title, (head, *rows))
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from zoo_forecast.measuring.windows import Window, resampled_together, told, win
 
 PACKS_BELOW = "forecast/eval"
 FIGURES = ("mse", "mae", "mase", "crps", "coverage80")
+Which: TypeAlias = Literal["test", "validation"]
 MORE = ("mae_of_mean", "crps_energy", "coverage50", "coverage95", "nd")  # crps_energy in the unit of mae
 
 
@@ -69,13 +70,15 @@ def _data(name: str) -> dict[str, Any]:
     return found
 
 
-def prepare(spec: Mapping[str, Any], *, every: int = 1, covariates: Sequence[str] = ()) -> Part:
+def prepare(spec: Mapping[str, Any], *, every: int = 1, covariates: Sequence[str] = (), which: Which = "test") -> Part:
     """Read a set and cut it as its protocol says.
 
     Args:
         spec: from `suites.json`.
         every: take each so many-th origin; all channels have the same ones.
         covariates: columns to keep.
+        which: validation is what lies between train and test part, or, of series without a train part, the longest
+            horizon before the test part.
 
     Raises:
         UsageError: the pack is not below ZOO_PACKS, or has no such column.
@@ -84,31 +87,35 @@ def prepare(spec: Mapping[str, Any], *, every: int = 1, covariates: Sequence[str
     read = read_pack(
         path, rows=spec.get("rows", "file"), season=spec["season"], covariates=covariates, item=spec.get("item")
     )
-    cut = [_split(one, spec) for one in read]
+    cut = [_split(one, spec, which) for one in read]
     series = [one for one, _ in cut]
     chosen, _ = windows(series, context=spec["context"], horizon=min(spec["horizons"]), stride=every)
     return Part(spec, series, np.array([scale for _, scale in cut]), chosen, sha256_of(path))
 
 
-def _split(one: Tested, spec: Mapping[str, Any]) -> tuple[Tested, float]:
-    """Return a series with its test part, cut where that ends, and what its errors are divided by."""
+def _split(one: Tested, spec: Mapping[str, Any], which: Which) -> tuple[Tested, float]:
+    """Return a series with the part to be measured, cut where that ends, and what its errors are divided by."""
     if spec.get("drop_missing"):
         kept = ~np.isnan(one.values)
         texts = tuple(text for text, keep in zip(one.texts, kept, strict=False) if keep)
         one = replace(
             one, values=one.values[kept], test=one.test[kept], texts=texts, covariates=one.covariates[:, kept]
         )
-    if "test" not in spec:
-        return one, 1.0
-    count = len(one.values)
-    test, train = spec["test"], spec["train"]
-    first, last = test if isinstance(test, list) else (count - int(test * count), count)
-    trained = one.values[: train if isinstance(train, int) else int(train * count)]
-    one = replace(
+    count, scale = len(one.values), 1.0
+    if "test" in spec:
+        test, train = spec["test"], spec["train"]
+        first, last = test if isinstance(test, list) else (count - int(test * count), count)
+        trained = train if isinstance(train, int) else int(train * count)
+        scale = float(np.nanstd(one.values[:trained])) or 1.0
+    else:
+        first, last = (int(np.argmax(one.test)) if one.test.any() else count), count
+        trained = max(first - max(spec["horizons"]), 0)
+    if which == "validation":
+        first, last = trained, first
+    return replace(
         one, values=one.values[:last], test=np.arange(last) >= first, texts=one.texts[:last],
         covariates=one.covariates[:, :last],
-    )  # fmt: skip
-    return one, float(np.nanstd(trained)) or 1.0
+    ), scale  # fmt: skip
 
 
 def measure_part(

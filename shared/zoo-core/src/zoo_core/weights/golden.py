@@ -31,14 +31,17 @@ def golden_path(entry: CatalogEntry, weight_set: WeightSet) -> Path:
 def example_input(entry: CatalogEntry, *, seed: int = GOLDEN_SEED) -> Tensor:
     """Return a random image, (1, C, H, W) in the range of the manifest; its sides are about 24 and 32 pixels.
 
-    A line has the height of the manifest, and 64 columns.
+    A line has the height of the manifest, and 64 columns. Of series there are two random walks of 288 points, (2, 288).
 
     Raises:
-        UsageError: the model takes neither images nor lines, or the manifest lacks their channels or height.
+        UsageError: the model takes something else, or the manifest lacks channels or height.
     """
     import torch
 
     port = entry.manifest.inputs
+    if port.kind == "series":
+        walks = torch.randn(2, 288, generator=torch.Generator().manual_seed(seed)).cumsum(1)
+        return (walks - walks.mean(1, keepdim=True)) / walks.std(1, keepdim=True)
     sides = {"image": (24, 32), "line": (port.height or 0, 64)}.get(port.kind, (0, 0))
     if 0 in sides or port.channels is None:
         raise UsageError(
@@ -55,13 +58,23 @@ def make_golden(entry: CatalogEntry, module: nn.Module) -> dict[str, Tensor]:
     """Return `example_input` as `input`, and the model's `output` for it.
 
     Raises:
-        UsageError: as `example_input`.
+        UsageError: as `example_input`, or a network of series lacks `on_series`.
     """
     import torch
 
     image = example_input(entry)
+    if entry.manifest.inputs.kind == "series" and not hasattr(module, "on_series"):
+        raise UsageError(f"{entry.manifest.id} has no method on_series: no golden example can be made up.")
     with torch.inference_mode():
-        return {"input": image, "output": main_output(module(image)).clone()}
+        return {"input": image, "output": answer(module, image).clone()}
+
+
+def answer(module: nn.Module, given: Tensor) -> Tensor:
+    """Return what is compared of a network's output for one tensor.
+
+    A network that reads more than one tensor has a method `on_series`, which makes the rest of a series.
+    """
+    return main_output(getattr(module, "on_series", module)(given))
 
 
 def main_output(output: Any) -> Tensor:
@@ -81,7 +94,7 @@ def golden_difference(module: nn.Module, example: Mapping[str, Tensor], *, what:
     if example.keys() != {"input", "output"}:
         raise WeightsError(f"{what} holds {', '.join(sorted(example))}.", "A golden file holds `input` and `output`.")
     with torch.inference_mode():
-        output = main_output(module(example["input"]))
+        output = answer(module, example["input"])
     golden = example["output"]
     if output.shape != golden.shape:
         raise WeightsError(

@@ -18,7 +18,7 @@ from zoo_core import catalog
 from zoo_core.catalog import CatalogEntry
 from zoo_core.testing.conformance.subject import Subject
 from zoo_core.testing.forked import ForkedZoo
-from zoo_core.weights.golden import example_input, main_output
+from zoo_core.weights.golden import answer, example_input
 
 PICTURES = ("image", "line", "page")
 
@@ -53,7 +53,7 @@ class Suite:
     @classmethod
     def compute(cls, module: nn.Module, batch: Tensor) -> Tensor:
         """Return the network's output (of several the first) for a batch of `example_input`, batch axis first."""
-        return main_output(module(batch))
+        return answer(module, batch)
 
     @classmethod
     def small_config(cls, entry: CatalogEntry) -> Mapping[str, Any]:

@@ -52,6 +52,11 @@ STAGES = (
     ablation("kd-no-features", "kd_features=0", taught=True),
     ablation("kd-quarter", "kd=0.25", "kd_end=0.25", taught=True),
     ablation("kd-guided", "kd_guide=0.3", "graph=false", taught=True),
+    ablation("kd-alone", "kd=1", "kd_end=1", taught=True),
+    ablation("kd-early", "kd=0.65", "kd_end=0", "graph=false", taught=True),
+    ablation("kd-hot", "kd_tau=4", taught=True),
+    # 32,000 steps know the training lines by heart; fewer leave more to be told
+    Stage("kd-by-shorter", STUDENT, takes={"teacher": "teacher-1"}, like="short-taught", kept=False),
     Stage("student-twice", STUDENT, like="student", times=2, kept=False),
 )
 TABLE = Table("zoo_htr", STAGES, metric="cer")

@@ -171,9 +171,11 @@ def draw() -> None:
     """Put the tables of the kept figures, test part first, into the page."""
     records = [json.loads(path.read_text()) for path in sorted(KEPT.glob("figures-*.json"))]
     tables = [table(record) for record in sorted(records, key=lambda record: record["part"])]
-    text = "\n\n".join(["<!-- made: figures -->", *tables, "<!-- end: figures -->"])
+    text = "\n\n".join(["<!-- made: forecast figures -->", *tables, "<!-- end: forecast figures -->"])
     page = PAGE.read_text(encoding="utf-8")
-    page = re.sub(r"<!-- made: figures -->.*?<!-- end: figures -->", lambda _: text, page, flags=re.DOTALL)
+    page = re.sub(
+        r"<!-- made: forecast figures -->.*?<!-- end: forecast figures -->", lambda _: text, page, flags=re.DOTALL
+    )
     PAGE.write_text(page, encoding="utf-8")
 
 

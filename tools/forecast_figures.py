@@ -257,7 +257,7 @@ def measure_peers(
 def told(forecaster: Forecaster, which: Which, count: int) -> float | None:
     """Return CRPS with texts over that without on made events, told in phrases that were kept from learning."""
     try:
-        tower = minilm.open_tower(device=forecaster.device)
+        tower = minilm.open_tower(layers=forecaster.module.text_layers, device=forecaster.device)  # type: ignore[attr-defined]
     except MissingDependencyError as error:
         say(str(error))
         return None

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from zoo_core.catalog import find
 from zoo_core.io.packs import find_pack
 from zoo_core.weights.files import read_tensors, write_tensors
 from zoo_forecast import minilm
@@ -87,7 +88,8 @@ def main() -> None:
 def opened(path: Path, tensors: Mapping[str, Tensor]) -> tuple[float, BERT]:
     """Write a tower's tensors and open them: MiB, the tower."""
     write_tensors(path, dict(tensors), {}, overwrite=True)
-    return path.stat().st_size / 2**20, minilm.open_tower(path, device=torch.device("cpu"))
+    layers = find("aurora-small").manifest.config["text_layers"]
+    return path.stat().st_size / 2**20, minilm.open_tower(path, layers=layers, device=torch.device("cpu"))
 
 
 def apart(states: Tensor, exact: Tensor) -> tuple[str, str]:

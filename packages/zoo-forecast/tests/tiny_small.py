@@ -13,6 +13,7 @@ TINY = {
     "encoder_layers": 1,
     "decoder_layers": 2,
     "text_width": 384,
+    "text_layers": 3,
     "point_width": 4,
     "flow_blocks": 1,
     "sampling_steps": 4,

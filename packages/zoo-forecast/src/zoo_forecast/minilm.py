@@ -8,6 +8,7 @@ a fourth of the size; among the data packs (ZOO_PACKS) they are found.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -24,7 +25,8 @@ from zoo_forecast.bert import BERT
 from zoo_forecast.words import Pieces, pieces
 
 WIDTH = 384
-SIZES = {"width": WIDTH, "layers": 6, "heads": 12, "feed_forward": 1536, "vocabulary": 30522, "positions": 512}
+LAYERS = 6
+SIZES = {"width": WIDTH, "heads": 12, "feed_forward": 1536, "vocabulary": 30522, "positions": 512}
 PIECES = 256  # of a text that are read: the tower was trained on so many
 ROWS = 48  # that are kept of a text
 SCALE = ".scale"  # behind the name of an 8-bit matrix
@@ -52,11 +54,15 @@ def find() -> Path:
         ) from None
 
 
-def open_tower(path: Path | None = None, *, device: torch.device, dtype: torch.dtype = torch.float32) -> BERT:
+def open_tower(
+    path: Path | None = None, *, layers: int = LAYERS, device: torch.device, dtype: torch.dtype = torch.float32
+) -> BERT:
     """Return the tower in evaluation mode.
 
     Args:
         path: of its weights; by default found.
+        layers: how many of its layers run, 1 to 6. Behind the third, states still tell numbers apart; the last ones
+            were trained for the meaning of whole sentences.
         device: where it runs.
         dtype: of its weights.
 
@@ -69,13 +75,19 @@ def open_tower(path: Path | None = None, *, device: torch.device, dtype: torch.d
     own = {
         name: tensor.float() * tensors[name + SCALE].float() if name + SCALE in tensors else tensor
         for name, tensor in tensors.items()
-        if not name.endswith((SCALE, "position_ids"))
+        if not name.endswith((SCALE, "position_ids")) and not _beyond(name, layers)
     }
     with torch.device("meta"):
-        tower = BERT(**SIZES)
+        tower = BERT(**SIZES, layers=layers)
     tower = tower.to_empty(device="cpu")
     load_strict(tower, own, what=str(path))
     return tower.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def _beyond(name: str, layers: int) -> bool:
+    """Whether a tensor belongs to a layer that does not run."""
+    found = re.match(r"encoder\.layer\.(\d+)\.", name)
+    return found is not None and int(found[1]) >= layers
 
 
 def compact(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

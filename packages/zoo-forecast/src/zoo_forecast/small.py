@@ -63,6 +63,7 @@ class AuroraSmall(nn.Module):
         encoder_layers: of the series.
         decoder_layers: of the future tokens.
         text_width: of the states of a text.
+        text_layers: of MiniLM, behind which those states are taken.
         point_width: what a future token says about each of its points.
         flow_blocks: of the flow net.
         sampling_steps: Euler steps, unless others are asked for.
@@ -77,12 +78,13 @@ class AuroraSmall(nn.Module):
         encoder_layers: int,
         decoder_layers: int,
         text_width: int,
+        text_layers: int,
         point_width: int,
         flow_blocks: int,
         sampling_steps: int,
     ) -> None:
         super().__init__()
-        self.token_length, self.sampling_steps = token_length, sampling_steps
+        self.token_length, self.text_layers, self.sampling_steps = token_length, text_layers, sampling_steps
         sizes = (width, heads, feed_forward)
         self.embed = Embed(CHANNELS * token_length, width)
         self.embed_future = Embed(2 * EXPERTS * token_length, width)

@@ -75,7 +75,7 @@ class SmallEngine:
     def read_texts(self, pieces: Tensor, lengths: Tensor) -> Tensor:
         """See `Runs.read_texts`: (B, 48, 384)."""
         if self.tower is None:
-            self.tower = minilm.open_tower(device=self.device)
+            self.tower = minilm.open_tower(layers=self.module.text_layers, device=self.device)
         return minilm.rows_of(self.tower(pieces, lengths), lengths).half()
 
     def group(self, one: Asked, request: Request) -> Hashable:

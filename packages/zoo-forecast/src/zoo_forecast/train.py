@@ -35,7 +35,7 @@ FEW = 32  # series and events that are made where no file of them is named
 EXAMINED = 384  # events
 
 
-def open_tower(recipe: Recipe, device: torch.device) -> BERT | None:
+def open_tower(recipe: Recipe, layers: int, device: torch.device) -> BERT | None:
     """Return what reads texts, or None, which is said.
 
     Raises:
@@ -43,7 +43,8 @@ def open_tower(recipe: Recipe, device: torch.device) -> BERT | None:
     """
     try:
         half = device.type == "cuda"
-        return minilm.open_tower(recipe.tower, device=device, dtype=torch.float16 if half else torch.float32)
+        dtype = torch.float16 if half else torch.float32
+        return minilm.open_tower(recipe.tower, layers=layers, device=device, dtype=dtype)
     except MissingDependencyError:
         if recipe.packs:
             raise
@@ -51,12 +52,12 @@ def open_tower(recipe: Recipe, device: torch.device) -> BERT | None:
         return None
 
 
-def material(recipe: Recipe, points: int, device: torch.device) -> tuple[Windows, Exam]:
+def material(recipe: Recipe, network: AuroraSmall, device: torch.device) -> tuple[Windows, Exam]:
     """Read and make what is learnt, and what is asked on the way.
 
     Args:
         recipe: all keys.
-        points: p of the network.
+        network: for which it is made.
         device: where it lives.
 
     Raises:
@@ -77,13 +78,13 @@ def material(recipe: Recipe, points: int, device: torch.device) -> tuple[Windows
     synthetic = Corpus(made, device)
     real = Corpus(_numbered(tracks, len(said)), device) if recipe.packs else synthetic
     LOG.info("%d series, %d made ones, %d texts", len(tracks), len(made), len(texts.all) + len(said))
-    tower = open_tower(recipe, device) if recipe.texts and (said or texts.all) else None
+    tower = open_tower(recipe, network.text_layers, device) if recipe.texts and (said or texts.all) else None
     states: Tensor | None = None
     if tower is not None:
         states = minilm.read(tower, [*said, *texts.all])
         LOG.info("texts were read: %.1f GB", states.numel() * 2 / 1e9)
     happening = Events(told, 0, device) if told else None
-    windows = Windows(real, synthetic, happening, states, recipe.shares, points)
+    windows = Windows(real, synthetic, happening, states, recipe.shares, network.token_length)
     asked = events(EXAMINED if recipe.packs else 4) if tower is not None and told else []
     return windows, Exam(held_out(tracks), asked, tower)
 
@@ -129,7 +130,7 @@ def train(
         network.requires_grad_(False)
         for part in network.heads():
             part.requires_grad_(True)
-    windows, exam = material(settings, network.token_length, fabric.device)
+    windows, exam = material(settings, network, fabric.device)
     kind = StepsTask if settings.taught_steps else SmallTask
     task = kind(network, settings, windows, exam, fabric.device)
     return fit(task, settings, out, resume=resume, dry_run=dry_run, fabric=fabric)

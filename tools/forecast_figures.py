@@ -154,7 +154,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--texts", choices=("true", "none"), default="none", help="read the texts of TimeMMD")
     parser.add_argument("--tokens", choices=("model", "suite"), default="model", help="whose token lengths")
     parser.add_argument("--windows", type=int, default=160, help="of a set that is not measured at every origin")
-    parser.add_argument("--events", type=int, default=400, help="made series with an event; 0 for none")
+    parser.add_argument("--events", type=int, default=1000, help="made series with an event; 0 for none")
     parser.add_argument("--sets", nargs="+", help="only these: a rehearsal")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--draw", action="store_true", help="only the docs, from what was kept")

@@ -3,6 +3,8 @@
     uv run tools/forecast_figures.py small-1.safetensors small-2.safetensors --peers peers.json -o figures.json
     uv run tools/forecast_figures.py --peers peers.json --measure-peers autoets fracast    # peers alone, once
 
+    uv run tools/forecast_figures.py --draw     # the tables of figures-*.json in models/aurora-small into the docs
+
 `--part validation` (the default) reads what lies between the train and the test part of each set: models, texts and
 token lengths are chosen by it. `--part test` is for the end, once. Windows: every origin of TimeMMD but Environment; of
 the others about `--windows`, each as many origins apart as the next prime says, so that all phases of a day come; of
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -37,6 +40,8 @@ from zoo_forecast.measuring.suites import Part, Which, measure_part, prepare, pu
 from zoo_forecast.measuring.ways import Method, Model, model_ways, naive_ways
 from zoo_forecast.small_exam import Exam, events
 
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, KEPT = ROOT / "docs/forecast-small.md", ROOT / "models/aurora-small"
 SAMPLES = 50  # quantiles that stand for a forecast, in the middle of equal shares
 ALL_ORIGINS = 2_000  # windows: of validation, instead of all origins
 EVENTS = {"validation": 0, "test": 1}  # seed of the made series that a text tells of
@@ -86,6 +91,9 @@ BARS = {
 def main() -> None:
     """Measure, print, keep."""
     options = arguments()
+    if options.draw:
+        draw()
+        return
     begin = time.perf_counter()
     which: Which = options.part
     known = json.loads(options.peers.read_text()) if options.peers and options.peers.is_file() else {}
@@ -146,16 +154,29 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--texts", choices=("true", "none"), default="none", help="read the texts of TimeMMD")
     parser.add_argument("--tokens", choices=("model", "suite"), default="model", help="whose token lengths")
     parser.add_argument("--windows", type=int, default=160, help="of a set that is not measured at every origin")
-    parser.add_argument("--events", type=int, default=400, help="made series with an event; 0 for none")
+    parser.add_argument("--events", type=int, default=1000, help="made series with an event; 0 for none")
     parser.add_argument("--sets", nargs="+", help="only these: a rehearsal")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--draw", action="store_true", help="only the docs, from what was kept")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     if options.measure_peers and not options.peers:
         parser.error("--measure-peers needs --peers FILE, where the figures are kept")
-    if not options.weights and not options.measure_peers:
-        parser.error("name weight files, or --measure-peers")
+    if not options.weights and not options.measure_peers and not options.draw:
+        parser.error("name weight files, or --measure-peers, or --draw")
     return options
+
+
+def draw() -> None:
+    """Put the tables of the kept figures, test part first, into the page."""
+    records = [json.loads(path.read_text()) for path in sorted(KEPT.glob("figures-*.json"))]
+    tables = [table(record) for record in sorted(records, key=lambda record: record["part"])]
+    text = "\n\n".join(["<!-- made: forecast figures -->", *tables, "<!-- end: forecast figures -->"])
+    page = PAGE.read_text(encoding="utf-8")
+    page = re.sub(
+        r"<!-- made: forecast figures -->.*?<!-- end: forecast figures -->", lambda _: text, page, flags=re.DOTALL
+    )
+    PAGE.write_text(page, encoding="utf-8")
 
 
 def say(line: str) -> None:
@@ -320,7 +341,11 @@ def table(record: Mapping[str, Any]) -> str:
                 f"{row['mse']:g} {row['mae']:g}" if row and test else "",
             )
         )
-    ending = f"texts: {record['texts']}, tokens: {record['token_length']}, {record['seconds']:.0f} s"
+    weights = ", ".join(f"{name} {sha[:8]}" for name, sha in record["weights"].items())
+    ending = (
+        f"Texts of TimeMMD: {record['texts']}; token lengths: the {record['token_length']}'s; weights: {weights}; "
+        f"{record['seconds']:.0f} s."
+    )
     return "\n\n".join([*(_markdown(one) for one in (rows, each, papers)), ending])
 
 

@@ -30,6 +30,7 @@ MEASURED = {  # packs and figures of each task; forecasts are measured apart, by
     "super-resolution": (("set5", "set14"), ("psnr_y", "ssim_y")),
     "handwriting-recognition": (("htr/lines/val.parquet",), ("cer", "wer")),
 }
+FORECASTS = {"fracast": "mae over fracast's on TimeMMD, geometric mean", "coverage": "coverage80"}
 DIGITS = 4
 MOST_CHARACTERS = 100_000  # of one value in a record that is kept: figures, not the readings of every line
 # Half precision must cost nothing: root mean square on noise, its worst case, as a share of the output's range. For
@@ -83,7 +84,7 @@ def manifest_text(manifest: dict[str, Any]) -> str:
 
 def measured(entry: CatalogEntry, weights: Path, folder: Path) -> list[dict[str, Any]]:
     """Evaluate on every set, keep the records, and return the figures as the manifest has them."""
-    figures, model = [], entry.manifest.id
+    figures, model = forecasts(folder), entry.manifest.id
     packs, metrics = MEASURED.get(entry.manifest.task, ((), ()))
     for name in packs:
         record = folder / f"eval-{Path(name).stem}.json"
@@ -110,6 +111,26 @@ def measured(entry: CatalogEntry, weights: Path, folder: Path) -> list[dict[str,
             for metric in metrics
         ]
     return figures
+
+
+def forecasts(folder: Path) -> list[dict[str, Any]]:
+    """Return what tools/forecast_figures.py kept beside the card, of the test part if it was read."""
+    parts = [path for path in (folder / f"figures-{part}.json" for part in ("test", "validation")) if path.is_file()]
+    if not parts:
+        return []
+    record = json.loads(parts[0].read_text(encoding="utf-8"))
+    return [
+        {
+            "name": FORECASTS[name],
+            "value": round(sum(values) / len(values), DIGITS),
+            "dataset": "forecast/eval",
+            "protocol": f"{record['part']} part",
+            "by": "ours",
+            "command": f"uv run tools/forecast_figures.py --part {record['part']}",
+        }
+        for name, values in record["figures"].items()
+        if name in FORECASTS
+    ]
 
 
 def main() -> None:

@@ -163,6 +163,26 @@ def test_windows_are_normalised_and_told() -> None:
         assert torch.isfinite(numbers).all()  # type: ignore[arg-type]
 
 
+def test_texts_of_other_series_come_where_there_are_none() -> None:
+    """Else a text that says nothing of a series would still tell what kind of series it is."""
+    corpus = Corpus([*tracks(1, 400, text=True), *tracks(2, 400)], CPU)
+    texts, chances = (
+        torch.randn(60, 48, 384).half(),
+        torch.rand(64, CHOICES, generator=torch.Generator().manual_seed(0)),
+    )
+    plain = dict.fromkeys(Shares._fields, 0.0)
+    windows = [
+        Windows(corpus, corpus, None, texts, Shares(**{**plain, "foreign_texts": share}), 48)(chances)
+        for share in (0.0, 1.0)
+    ]
+    own, all_told = (window.inputs.text.flatten(1).any(1) for window in windows)  # type: ignore[union-attr]
+    assert 0 < own.sum() < len(own)
+    assert all_told.all()
+    kept = [window.inputs.text[own] for window in windows]  # type: ignore[index]
+    assert torch.equal(*kept)  # a series' own text stays
+    assert torch.equal(windows[0].target, windows[1].target)
+
+
 def test_normalising_looks_at_the_context_alone() -> None:
     values = torch.randn(2, PAST + FUTURE)
     there = torch.ones_like(values, dtype=torch.bool)

@@ -46,6 +46,9 @@ class Recipe(TrainRecipe):
     covariates: float = Field(0.15, ge=0, le=1, description="windows with covariates")
     events: float = Field(0.25, ge=0, le=1, description="windows in which an event happens, of which a text may tell")
     text_dropped: float = Field(0.3, ge=0, le=1, description="windows of real series with texts that hide them")
+    foreign_texts: float = Field(
+        0.2, ge=0, le=1, description="windows without a text that get one of another series, which says nothing here"
+    )
     other_length: float = Field(0.25, ge=0, le=1, description="windows whose tokens do not follow the period")
 
     @property

@@ -57,6 +57,7 @@ class Shares(NamedTuple):
     covariates: float = 0.15
     events: float = 0.25
     text_dropped: float = 0.3
+    foreign_texts: float = 0.2
     other_length: float = 0.25
 
 
@@ -80,6 +81,7 @@ class Windows:
         device = real.values.device
         base = [token_length(max(1, period), 1, 1) for period in range(LONGEST_PERIOD + 1)]
         self.base = torch.tensor(base, device=device)
+        self.spoken = real.texts[real.texts >= 0].long() if texts is not None else real.texts[:0].long()
         self.other = torch.tensor(OTHER_LENGTHS, device=device)
 
     def __call__(self, chances: Tensor) -> Window:
@@ -100,6 +102,11 @@ class Windows:
             happens = u.next() < self.shares.events
             values, said = self.events.happen(values, time, level, period, happens, u.next())
             told = torch.where(happens, said, told)
+        if len(self.spoken):
+            # a text about something else says nothing, neither of the future nor of what kind of series it is
+            foreign = (told < 0) & (u.next() < self.shares.foreign_texts)
+            chosen = (u.next() * len(self.spoken)).long().clamp(max=len(self.spoken) - 1)
+            told = torch.where(foreign, self.spoken[chosen], told)
         values, level = normalised(values, seen, level)
         if self.texts is not None:
             text = self.texts[told.clamp(min=0)] * (told >= 0)[:, None, None]

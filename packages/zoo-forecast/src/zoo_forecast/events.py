@@ -134,7 +134,7 @@ class Teller:
     def one(self, options: Sequence[Any], *, shared: bool = False) -> Any:
         """Return one of the phrases, of this part unless all parts share them."""
         kept = options if shared else in_part(options, self.part)
-        return kept[self.random.integers(len(kept))]
+        return kept[int(self.random.integers(len(kept)))]
 
     def others(self, count: int) -> list[str]:
         """Return sentences about other things."""

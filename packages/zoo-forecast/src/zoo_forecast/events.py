@@ -1,16 +1,26 @@
 """Events that change a series' future, and texts that tell of them: without the text nobody could know (spec 8.4).
 
-The grammar is data: `grammar.json`. A text is made of a lead, a claim and a time, between sentences about other things;
-a fifth of each is kept for tests, and one kind of event. Sizes are words or percentages.
+The grammar is data: `grammar.json`. A text is made of a lead and a claim with a size, a time and a length, between
+sentences about other things. Which phrases are learnt, which a model is chosen by (validation) and which it is tested
+with follows from a hash of the phrase alone; one kind of event is never learnt. Sizes are words or percentages.
+
+In a claim `[rise|fall]` is the word for up and that for down; `{size}` is an adverb ("by a little"), `{sized}` an
+adjective ("slight"), `{a_sized}` that with its article. In times and lengths `{n}` is a number, maybe in words,
+`{digits}` one never in words, `{nth}` an ordinal; `{unit}` fits the number and `{one}` is a single unit. Now is the
+first point of the future, and hour 7 is seven points later. In other sentences `{any}` is any number. Clauses may stand
+behind "it is likely that", fragments only alone or behind a colon.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from hashlib import sha256
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +28,12 @@ from torch import Tensor
 
 KINDS = ("shift", "trend", "swing", "spike", "outage", "boost")
 HELD_KIND = "boost"  # a jump that fades: never seen in training
-HELD = 5  # one of so many phrases is kept for tests
+Of = Literal["learnt", "validation", "test"]
+PARTS: tuple[Of, ...] = ("learnt", "validation", "test")
+BOUNDS = (0.7, 0.85)  # shares of the phrases up to the end of the first and the second part
+FEWEST = 5  # phrases of a list that is split; shorter ones are shared
+UNSAID, IN_COLONS = 0.25, 0.3  # shares of claims without a lead, and of clauses whose lead ends in a colon
+SPELT = 0.3  # share of numbers in words
 TOLD, OTHER = 0.7, 0.15  # shares of events that a text tells of, and of texts about other things; the rest has none
 UNTOLD = 0.3  # share of the untold ones that happen, where they are learnt from; for tests all do
 DENIED = 0.1  # share of the told ones in which a text says that nothing happens, and nothing does
@@ -48,22 +63,36 @@ class Event(NamedTuple):
     text: str
 
 
-@lru_cache(maxsize=1)
+@cache
 def grammar() -> Any:
     """Return the phrases."""
     return json.loads((files("zoo_forecast") / "grammar.json").read_text(encoding="utf-8"))
 
 
-def make_event(seed: int, index: int, *, held: bool = False, kind: str | None = None) -> Event:
+@cache
+def part_of(phrase: str) -> Of:
+    """Return the part that a phrase belongs to: about 70, 15 and 15 %, whatever list it stands in."""
+    place = int.from_bytes(sha256(phrase.encode()).digest()[:4], "big") / 2**32
+    return PARTS[sum(place >= bound for bound in BOUNDS)]
+
+
+def in_part(phrases: Sequence[str], part: Of) -> list[str]:
+    """Return the phrases of a part; all where they are too few to be split."""
+    if len(phrases) < FEWEST:
+        return list(phrases)
+    return [phrase for phrase in phrases if part_of(phrase) == part]
+
+
+def make_event(seed: int, index: int, *, part: Of = "learnt", kind: str | None = None) -> Event:
     """Return the event of a number: always the same one.
 
     Args:
         seed: of all.
         index: which.
-        held: tell it in phrases that are kept for tests.
+        part: whose phrases tell it.
         kind: of event; default any but the one that is kept.
     """
-    random = np.random.default_rng([seed, index, int(held), 7])
+    random = np.random.default_rng([seed, index, PARTS.index(part), 7])
     kinds = [name for name in KINDS if name != HELD_KIND]
     kind = kind or kinds[random.integers(len(kinds))]
     onset = int(np.floor(25 ** random.random())) - 1 if random.random() > 0.15 else -int(random.integers(1, 3))
@@ -79,42 +108,88 @@ def make_event(seed: int, index: int, *, held: bool = False, kind: str | None = 
     told, other = fate < TOLD, TOLD <= fate < TOLD + OTHER
     denied = denied and told
     # in learning, most of what is not told does not happen: a series without a text must not look as if it could jump
-    happens = not denied and (told or held or random.random() < UNTOLD)
-    phrases = grammar()
+    happens = not denied and (told or part != "learnt" or random.random() < UNTOLD)
+    teller = Teller(random, part)
     text = ""
     if told:
-        text = _told(random, phrases, kind, onset, duration, word, size if relative else None, up=up, denied=denied,
-                     held=held)  # fmt: skip
+        size_said = teller.size(word, size if relative else None)
+        text = teller.told(kind, onset, duration, size_said, up=up, denied=denied)
     elif other:
-        text = " ".join(str(sentence) for sentence in random.choice(phrases["others"], 2, replace=False))
+        text = " ".join(teller.others(2))
     return Event(KINDS.index(kind), onset, duration, size if up else -size, relative, happens, text)
 
 
-def _told(
-    random: np.random.Generator, phrases: Any, kind: str, onset: int, duration: int, word: str, share: float | None, *,
-    up: bool, denied: bool, held: bool,
-) -> str:  # fmt: skip
-    def one(options: list[str], *, all_of_them: bool = False) -> str:
-        kept = [
-            o for n, o in enumerate(options) if all_of_them or len(options) < HELD or (n % HELD == HELD - 1) == held
-        ]
-        return str(kept[random.integers(len(kept))])
+class Teller:
+    """Puts events into words.
 
-    unit = one(phrases["units"], all_of_them=True)
-    size = f"{round(100 * share)} {one(phrases['percent'], all_of_them=True)}" if share is not None else ""
-    size = f"by {one(phrases['about'], all_of_them=True)} {size}" if size else one(phrases["sizes"][word])
-    claims = phrases["kinds"][kind]
-    claim = one(claims["denied" if denied else "up" if up else "down"])
-    begin = "past" if onset < 0 else "now" if onset == 0 else "soon"
-    time = one(phrases["times"][begin]).format(n=onset, unit=unit if onset != 1 else unit.removesuffix("s"))
-    lasting = one(phrases["lasting"]).format(n=duration, unit=unit) if "{lasting}" in claim else ""
-    subject = one(phrases["subjects"], all_of_them=True)
-    said = claim.format(subject=subject, size=size, time=time, lasting=lasting)
-    lead = one(phrases["leads"])
-    sentence = f"{lead} {said}." if lead else f"{said[0].upper()}{said[1:]}."
-    around = [str(s) for s in random.choice(phrases["others"], int(random.integers(0, 3)), replace=False)]
-    around.insert(int(random.integers(0, len(around) + 1)), " ".join(sentence.split()))
-    return " ".join(around)
+    Args:
+        random: what chooses.
+        part: whose phrases are used.
+    """
+
+    def __init__(self, random: np.random.Generator, part: Of) -> None:
+        self.random, self.part = random, part
+        self.unit, self.units = self.one(grammar()["units"], shared=True)
+
+    def one(self, options: Sequence[Any], *, shared: bool = False) -> Any:
+        """Return one of the phrases, of this part unless all parts share them."""
+        kept = options if shared else in_part(options, self.part)
+        return kept[int(self.random.integers(len(kept)))]
+
+    def others(self, count: int) -> list[str]:
+        """Return sentences about other things."""
+        chosen = self.random.choice(in_part(grammar()["others"], self.part), count, replace=False)
+        return [str(sentence).format(any=self.random.integers(3, 99)) for sentence in chosen]
+
+    def size(self, word: str, share: float | None) -> dict[str, str]:
+        """Return a size as adverb and as adjective, from a word or from a share of the level."""
+        phrases = grammar()
+        if share is None:
+            adverb, adjective = (self.one(phrases["sizes"][word][form]) for form in ("adverbs", "adjectives"))
+        else:
+            adjective = f"{round(100 * share)} {self.one(phrases['percent'], shared=True)}"
+            adverb = f"by {self.one(phrases['about'], shared=True)} {adjective}"
+        article = "an" if re.match(r"[aeiou]|8|1[18]\b", adjective) else "a"
+        return {"size": adverb, "sized": adjective, "a_sized": f"{article} {adjective}"}
+
+    def count(self, phrase: str, number: int) -> str:
+        """Return a time or length with its number filled in."""
+        phrases = grammar()
+        spelt = 0 < number <= len(phrases["numbers"]) and bool(self.random.random() < SPELT)
+        ending = "th" if number in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+        return phrase.format(
+            n=phrases["numbers"][number - 1] if spelt else number,
+            digits=number,
+            nth=phrases["ordinals"][number - 1] if spelt else f"{number}{ending}",
+            unit=self.unit if number == 1 else self.units,
+            one=self.unit,
+        )
+
+    def told(self, kind: str, onset: int, duration: int, size: dict[str, str], *, up: bool, denied: bool) -> str:
+        """Return a text that tells of an event, or denies it."""
+        phrases = grammar()
+        claims = phrases["kinds"][kind]
+        chosen = self.one(claims["denied"] if denied else claims["clauses"] + claims["fragments"])
+        begin = "past" if onset < 0 else "now" if onset == 0 else "soon"
+        said = re.sub(r"\[([^|\]]*)\|([^\]]*)\]", r"\1" if up else r"\2", chosen).format(
+            subject=self.one(phrases["subjects"], shared=True),
+            time=self.count(self.one(phrases["times"][begin]), onset),
+            lasting=self.count(self.one(phrases["lasting"]), duration),
+            **size,
+        )
+        lead = ""
+        if self.random.random() > UNSAID:
+            alone = chosen in claims["fragments"] or self.random.random() < IN_COLONS
+            lead = self.one(phrases["leads"]["colons" if alone else "clauses"])
+        sentence = f"{lead} {said}".strip()
+        around = self.others(int(self.random.integers(0, 3)))
+        around.insert(int(self.random.integers(0, len(around) + 1)), _sentences(sentence))
+        return " ".join(around)
+
+
+def _sentences(text: str) -> str:
+    """Return a text whose sentences begin with capitals, with a full stop."""
+    return re.sub(r"(^|\. )([a-z])", lambda match: match[1] + match[2].upper(), text) + "."
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Make series, and events with texts: `python -m zoo_forecast.synth OUT --series N --jobs J --seed S`.
 
 OUT.npz holds series and events to learn from; OUT.parquet is a pack to test with, one series and one text each, told in
-phrases that are kept from learning. The series of a number is always the same one, whoever makes it.
+phrases that are kept from learning, and for the part "test" from choosing a model too. The series of a number is always
+the same one, whoever makes it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from zoo_core.errors import InputError, UsageError
 from zoo_core.io.atomic import whole
 from zoo_forecast.corpus import Track
-from zoo_forecast.events import HELD_KIND, Event, effect, make_event
+from zoo_forecast.events import HELD_KIND, PARTS, Event, Of, effect, make_event
 from zoo_forecast.series import Values
 
 POINTS = 1536
@@ -225,17 +226,19 @@ def load(path: Path) -> tuple[list[Track], list[Event]]:
     return tracks, events
 
 
-def with_event(seed: int, index: int, *, kind: str | None = None) -> tuple[Values, int, str]:
+def with_event(seed: int, index: int, *, part: Of = "test", kind: str | None = None) -> tuple[Values, int, str]:
     """Return a series to test with, whose last 24 points an event has changed, its period, and the text.
 
     Args:
         seed: of all.
-        index: which.
+        index: which, below 2**29.
+        part: whose phrases tell it; each part has series of its own.
         kind: of event; default any that is learnt.
     """
     # numbers from the other end, which no training reaches
-    values, period = make_series(seed, 2**31 + index, TESTED_CONTEXT + TESTED_HORIZON)
-    event = make_event(seed, index, held=True, kind=kind)
+    own = 2**31 + PARTS.index(part) * 2**29 + index
+    values, period = make_series(seed, own, TESTED_CONTEXT + TESTED_HORIZON)
+    event = make_event(seed, index, part=part, kind=kind)
     context = values[:TESTED_CONTEXT]
     mean, std = context.mean(), context.std() or 1.0
     if not event.happens:
@@ -250,13 +253,15 @@ def with_event(seed: int, index: int, *, kind: str | None = None) -> tuple[Value
     return changed[0].numpy() * std + mean, period, event.text
 
 
-def write_tested(path: Path, series: int, *, seed: int = 0, kind: str | None = None, overwrite: bool = False) -> None:
+def write_tested(
+    path: Path, series: int, *, seed: int = 0, part: Of = "test", kind: str | None = None, overwrite: bool = False
+) -> None:
     """Write a pack to test with: hours, the text beside the last point of the context, `is_test` behind it."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     points = TESTED_CONTEXT + TESTED_HORIZON
-    made = [with_event(seed, index, kind=kind) for index in range(series)]
+    made = [with_event(seed, index, part=part, kind=kind) for index in range(series)]
     start = np.datetime64("2020-01-01T00", "us")
     columns = {
         "item_id": np.repeat([f"event-{number:05}" for number in range(series)], points),
@@ -279,6 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="a file .npz to learn from, or .parquet to test with")
     parser.add_argument("--series", type=int, default=20_000, help="how many (default 20000)")
     parser.add_argument("--events", type=int, default=20_000, help="how many, in an npz (default 20000)")
+    parser.add_argument("--part", choices=PARTS[1:], default="test", help="in a parquet: whose phrases (default test)")
     parser.add_argument("--kind", choices=[HELD_KIND], help="in a parquet: the kind of event that is never learnt")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--seed", type=int, default=0)
@@ -288,7 +294,8 @@ def main(arguments: list[str] | None = None) -> int:
         write(options.out, options.series, options.events, seed=options.seed, jobs=options.jobs,
               overwrite=options.overwrite)  # fmt: skip
     elif options.out.suffix == ".parquet":
-        write_tested(options.out, options.series, seed=options.seed, kind=options.kind, overwrite=options.overwrite)
+        write_tested(options.out, options.series, seed=options.seed, part=options.part, kind=options.kind,
+                     overwrite=options.overwrite)  # fmt: skip
     else:
         raise UsageError(f"{options.out} is neither .npz nor .parquet.")
     sys.stdout.write(f"{options.out}: {options.out.stat().st_size / 2**20:.1f} MiB\n")

@@ -261,7 +261,7 @@ def told(forecaster: Forecaster, which: Which, count: int) -> float | None:
     except MissingDependencyError as error:
         say(str(error))
         return None
-    return Exam([], events(count, seed=EVENTS[which]), tower)(forecaster.module)["text"]  # type: ignore[arg-type]
+    return Exam([], events(count, seed=EVENTS[which], part=which), tower)(forecaster.module)["text"]  # type: ignore[arg-type]
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, list[float]]:

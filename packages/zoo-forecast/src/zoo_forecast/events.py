@@ -51,6 +51,7 @@ class Event(NamedTuple):
         size: signed; in standard deviations of the context, or as a share of the level.
         relative: whether it is such a share.
         happens: whether it happens at all.
+        told: whether the text is about it.
         text: what is said, or "".
     """
 
@@ -60,6 +61,7 @@ class Event(NamedTuple):
     size: float
     relative: bool
     happens: bool
+    told: bool
     text: str
 
 
@@ -116,7 +118,7 @@ def make_event(seed: int, index: int, *, part: Of = "learnt", kind: str | None =
         text = teller.told(kind, onset, duration, size_said, up=up, denied=denied)
     elif other:
         text = " ".join(teller.others(2))
-    return Event(KINDS.index(kind), onset, duration, size if up else -size, relative, happens, text)
+    return Event(KINDS.index(kind), onset, duration, size if up else -size, relative, happens, told, text)
 
 
 class Teller:

@@ -1,6 +1,6 @@
 """Train all super-resolution models on borrowed GPUs, in commands of minutes, going on where the last one stopped.
 
-    python tools/pack_gpu.py sr/train                     # here
+    python -m zoo_sr.textures sr-textures.parquet && python tools/pack_gpu.py sr/train sr-textures.parquet   # here
     . carry/setup.sh && python tools/train_sr_gpu.py      # there, again until it says that nothing is left
 
 How: see gpu_session.py.

@@ -37,10 +37,10 @@ openvino tools/bench_stages.py` show. It calls the same oneDNN convolutions, so 
 lies between them. Cut at the gates, as tiles need it, it is slower than packed stages, as every stage hands its maps
 over. And it converts the network first, which takes longer than an image of this size. Its lead on whole images is
 memory that it keeps and that glibc takes back from PyTorch after every image. `zoo predict` tells glibc to keep it, in
-its own process; a library must not, so for `zoo bench` say it yourself and packed stages are the fastest:
+its own process; a library must not, so for `zoo bench` say it yourself:
 `MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456`. `models/imdn-x4/bench-cpu-kept.json` was made so.
-Four such runs and four without, by turns, each of 15 rounds: 332 to 338 ms against OpenVINO's 356 to 361 with it, 350 to 371
-against 356 to 367 without."""
+Four such runs and four without, by turns, each of 15 rounds: 332 to 338 ms against OpenVINO's 356 to 361 with it, and
+350 to 371 against 356 to 367 without. With four peers in one process the lead was lost: 374 against 357 ms."""
 
 
 def records(kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:

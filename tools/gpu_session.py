@@ -32,6 +32,7 @@ MIB = 2**20
 PART_BYTES, ALL_BYTES, MOST_FILES = 15 * MIB, 63 * MIB, 8
 SAVING_SECONDS = 25  # from SIGTERM to the end of the process
 PACKING_SECONDS = 10
+SMOKE_STEPS = 24
 LEAST_SECONDS = 75  # a stage that would have less is not begun: it takes about half of that to get going
 
 
@@ -43,7 +44,7 @@ class Stage:
         name: of its folder.
         model: whose recipe it follows.
         minutes: of steps on one GPU, from which their number follows; 0 if `steps` or `like` says it.
-        takes: recipe keys that name weights -> the stage that makes them.
+        takes: recipe keys that name weights -> the stage, or stages, that make them.
         like: the stage whose number of steps it has, and with which it is compared.
         times: what that number is multiplied by.
         keys: further recipe keys.
@@ -54,12 +55,16 @@ class Stage:
     name: str
     model: str
     minutes: float = 0
-    takes: dict[str, str] = field(default_factory=dict)
+    takes: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     like: str = ""
     times: int = 1
     keys: tuple[str, ...] = ()
     kept: bool = True
     steps: int = 0
+
+    def sources(self) -> list[str]:
+        """Return the stages whose weights it takes."""
+        return [name for taken in self.takes.values() for name in ((taken,) if isinstance(taken, str) else taken)]
 
 
 @dataclass(frozen=True)
@@ -122,12 +127,17 @@ class Session:
             stage.name not in self.begun
             and (not self.options.only or stage.name in self.options.only)
             and not finished(self.runs / stage.name)
-            and all(weights_of(self.runs / source) for source in stage.takes.values())
+            and all(weights_of(self.runs / source) for source in stage.sources())
             and (not stage.like or stage.like in self.plan)
         )
 
     def _train(self, stage: Stage, slot: str) -> int:
-        keys = [f"{key}={self.runs / source / 'weights.safetensors'}" for key, source in stage.takes.items()]
+        keys = []
+        for key, taken in stage.takes.items():
+            if isinstance(taken, str):
+                keys.append(f"{key}={self._weights(taken)}")
+            else:
+                keys.append(f"{key}=[{', '.join(map(self._weights, taken))}]")
         if stage.name not in self.plan:
             code = self._decide(stage, slot, keys)
             if code:
@@ -135,12 +145,15 @@ class Session:
         planned = self.plan[stage.name]
         return self._run(stage, slot, [*keys, *planned["keys"], f"steps={planned['steps']}"])[0]
 
+    def _weights(self, source: str) -> str:
+        return str(self.runs / source / "weights.safetensors")
+
     def _decide(self, stage: Stage, slot: str, keys: list[str]) -> int:
         """Settle the number of steps and the keys of a stage for good."""
         owned = (text.split(":", 1) for text in self.options.set)
         planned: dict[str, Any] = {"keys": [*stage.keys, *(key for owner, key in owned if owner == stage.name)]}
         if stage.steps:
-            planned["steps"] = stage.steps
+            planned["steps"] = min(stage.steps, SMOKE_STEPS) if self.options.smoke else stage.steps
         elif stage.like:
             planned["steps"] = stage.times * self.plan[stage.like]["steps"]
         else:
@@ -247,7 +260,7 @@ def pack(runs: Path, out: Path, told: dict[str, Any], stages: tuple[Stage, ...])
     with tarfile.open(out / "logs.tar.gz", "w:gz") as archive:
         for path in [*logs, *runs.glob("plan.json")]:
             archive.add(path, path.relative_to(runs))
-    taken = {source for stage in stages for source in stage.takes.values()}
+    taken = {source for stage in stages for source in stage.sources()}
     done = [stage for stage in stages if weights_of(runs / stage.name)]
     with tarfile.open(out / "weights-fp16.tar", "w") as archive:
         for stage in done:

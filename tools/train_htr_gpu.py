@@ -26,6 +26,9 @@ def ablation(name: str, *keys: str, taught: bool = False) -> Stage:
     return Stage(name, STUDENT, takes=TAUGHT if taught else {}, like=like, keys=keys, kept=False)
 
 
+PARTS = 3  # of the lines, as the recipes have it
+UNSEEN = {"teachers": tuple(f"teacher-without-{part}" for part in range(PARTS))}
+
 # What is to be published first, then what is claimed, then what explains it. Students learn from the longest teacher.
 STAGES = (
     Stage("teacher", TEACHER, steps=32_000),
@@ -57,6 +60,23 @@ STAGES = (
     ablation("kd-hot", "kd_tau=4", taught=True),
     # 32,000 steps know the training lines by heart; fewer leave more to be told
     Stage("kd-by-shorter", STUDENT, takes={"teacher": "teacher-1"}, like="short-taught", kept=False),
+    # teachers that each have not seen a third of the lines, and students taught every line by the one that has not
+    *(Stage(name, TEACHER, steps=12_000, keys=(f"left_out={part}",)) for part, name in enumerate(UNSEEN["teachers"])),
+    *(
+        Stage(f"student-unseen{seed}", STUDENT, takes=UNSEEN, like=f"student{seed}", keys=(f"seed={seed[1:] or 1}",))
+        for seed in ("", "-2", "-3")
+    ),
+    *(
+        Stage(
+            f"student-unseen-more{seed}",
+            STUDENT,
+            takes=UNSEEN,
+            like=f"student{seed}",
+            keys=(f"seed={seed[1:] or 1}", "kd=0.9", "kd_end=0.9"),
+        )
+        for seed in ("", "-2", "-3")
+    ),
+    Stage("kd-unseen", STUDENT, takes=UNSEEN, like="short-taught", kept=False),
     Stage("student-twice", STUDENT, like="student", times=2, kept=False),
 )
 TABLE = Table("zoo_htr", STAGES, metric="cer")

@@ -17,6 +17,7 @@ from torch import nn
 
 from zoo_core.catalog import find
 from zoo_core.config import load_recipe
+from zoo_core.distill import CrossFitted
 from zoo_core.errors import UsageError, WeightsError
 from zoo_core.train import fit
 from zoo_core.train.log import read_table
@@ -24,7 +25,7 @@ from zoo_core.weights.build import CONFIG, build, construct
 from zoo_core.weights.files import read_tensors, write_tensors
 from zoo_core.weights.find import FoundWeights
 from zoo_htr.alphabet import Alphabet
-from zoo_htr.data import scribbles
+from zoo_htr.data import part_of, scribbles
 from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.learning import Seen, lesson
 from zoo_htr.task import HTRTask, Recipe
@@ -210,6 +211,29 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(student: Pat
     assert taught.objective.weights(settings.steps)["ctc"] == pytest.approx(0.2)
     assert taught.objective.weights(settings.steps)["kd"] == pytest.approx(0.8)
     assert taught.objective.weights(2)["guide"] == 0
+
+
+def test_teachers_of_parts_teach_the_lines_that_they_left_out(student: Path, tmp_path: Path) -> None:
+    lines = scribbles(30, Alphabet(tuple(ENTRY.manifest.config["alphabet"])), seed=1)
+    parts = [part_of(line.name, 2) for line in lines]
+    assert 5 < sum(parts) < 25
+    network, _ = start(ENTRY, recipe(init=student), ["a"])
+    settings = recipe(teachers=[student, student], parts=2, augment=False)
+    task = HTRTask(network, settings, CPU, real=lines, validation=lines[:2])
+    asked: list[Any] = []
+    assert isinstance(task.teacher, CrossFitted)
+    task.teacher.part = lambda seen: (asked.append(seen.part), seen.part)[1]
+    batch = task.batch(0)
+    task.loss(batch)
+    assert asked[0].tolist() == [parts[i] for i in batch.choice.line.tolist()]
+    with pytest.raises(UsageError, match="1 teachers for 2 parts"):
+        lesson(network, recipe(teachers=[student], parts=2), CPU)
+
+
+def test_a_part_that_is_left_out_is_not_learnt(tmp_path: Path) -> None:
+    record = train(ENTRY, ["left_out=1"], out=tmp_path / "run", smoke=True)
+    whole = train(ENTRY, [], out=tmp_path / "whole", smoke=True)
+    assert record.data_fingerprint != whole.data_fingerprint
 
 
 def test_a_teacher_of_another_alphabet_is_refused(student: Path) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from zoo_core.distill import (
     CachedTeacher,
+    CrossFitted,
     Objective,
     Student,
     Teacher,
@@ -95,6 +96,19 @@ def test_lines_of_different_lengths_are_kept_without_padding(tmp_path: Path, for
     # alone, a line is as long as it is, or as the batch is
     assert again.read([1])["logits"].shape == (1, 2, 5)
     assert again.read([1], frames=9)["logits"].shape == (1, 9, 5)
+
+
+def test_every_sample_is_taught_by_the_one_that_has_not_learnt_it() -> None:
+    alone = [Teacher(Net(seed=seed), {"logits": ""}, inputs="x") for seed in (3, 4)]
+    both = CrossFitted(alone, "part")
+    one = batch(12)
+    part = torch.arange(len(one["x"])) % 2
+    taught = both({**one, "part": part})
+    for number, teacher_ in enumerate(alone):
+        assert torch.equal(taught.at["logits"][part == number], teacher_(one).at["logits"][part == number])
+    assert both.identity != CrossFitted(alone[::-1], "part").identity
+    assert {"teacher", "teacher.0", "teacher.1"} <= both.identities().keys()
+    both.check_unchanged()
 
 
 def test_several_teachers_and_one_that_is_only_a_cache(tmp_path: Path) -> None:

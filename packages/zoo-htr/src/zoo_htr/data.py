@@ -161,6 +161,11 @@ def usable(lines: list[Line], alphabet: Alphabet) -> list[Line]:
     return kept
 
 
+def part_of(name: str, parts: int) -> int:
+    """Return which of so many parts of the data a line belongs to, by a hash of its name."""
+    return zlib.crc32(name.encode()) % parts
+
+
 def frames_needed(label: list[int]) -> int:
     """Return the least number of frames that can show a label: its length, and a blank between equal neighbours."""
     return len(label) + sum(a == b for a, b in pairwise(label))

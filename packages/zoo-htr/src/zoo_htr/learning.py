@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.catalog import find
-from zoo_core.distill import Objective, Student, Teacher, Term, linear, steps
+from zoo_core.distill import CrossFitted, Objective, Student, Teacher, Term, linear, steps
 from zoo_core.distill import adapters as bridges
 from zoo_core.distill.losses.ctc import align, ctc, ctc_frames
 from zoo_core.distill.losses.features import mse
@@ -38,6 +38,7 @@ class Seen(NamedTuple):
         lengths: (B,) int64, of the labels.
         frames: (B,) int64, of the lines.
         inside: (B, T) bool, True on a line's own frames.
+        part: (B,) int64, of the data, if teachers have left out one each.
         path: (B, T) int64, a teacher's alignment of the labels, if it is needed.
     """
 
@@ -47,14 +48,15 @@ class Seen(NamedTuple):
     lengths: Tensor
     frames: Tensor
     inside: Tensor
+    part: Tensor | None = None
     path: Tensor | None = None
 
     @classmethod
-    def of(cls, lines: Tensor, widths: Tensor, labels: Tensor, lengths: Tensor) -> Seen:
+    def of(cls, lines: Tensor, widths: Tensor, labels: Tensor, lengths: Tensor, part: Tensor | None = None) -> Seen:
         """Add what follows from the rest."""
         frames = frame_counts(widths)
         inside = valid_columns(frames, (lines.shape[3] + 3) // 4)
-        return cls(lines, widths, labels, lengths, frames, inside)
+        return cls(lines, widths, labels, lengths, frames, inside, part)
 
 
 class Training(nn.Module):
@@ -82,7 +84,7 @@ class Lesson(NamedTuple):
 
     student: Student
     objective: Objective
-    teacher: Teacher | None
+    teacher: Teacher | CrossFitted | None
 
 
 def lesson(network: HTRJAND, recipe: Recipe, device: torch.device) -> Lesson:
@@ -96,39 +98,56 @@ def lesson(network: HTRJAND, recipe: Recipe, device: torch.device) -> Lesson:
         UsageError: the teacher has another alphabet or height.
         WeightsError: it has no weights, or they are of no model that is installed.
     """
-    teacher = None if recipe.teacher is None else open_teacher(recipe.teacher)
-    if teacher is not None and (teacher.alphabet, teacher.height) != (network.alphabet, network.height):
-        raise UsageError(
-            f"teacher={recipe.teacher} reads {len(teacher.alphabet) - 1} symbols in lines of {teacher.height} pixels, "
-            f"the student {len(network.alphabet) - 1} in lines of {network.height}.",
-            "Frames can only be compared if both are the same: train a teacher on the same lines.",
-        )
-    if recipe.graph and teacher is not None and (recipe.kd != recipe.kd_end or recipe.kd_guide):
+    opened = _opened(recipe, network)
+    if recipe.graph and opened and (recipe.kd != recipe.kd_end or recipe.kd_guide):
         raise UsageError(
             "graph=true keeps the weights of the losses as they are at the first step, and here they change.",
             "Set graph=false, or kd and kd_end to one value and kd_guide=0.",
         )
     points = {"logits": Point("", item=0)}
-    away = 0.0 if teacher is None else 1.0
+    away = 1.0 if opened else 0.0
     labels = linear(1 - away * recipe.kd, 1 - away * recipe.kd_end, 0, recipe.steps)
     terms = [Term("ctc", _labelled, "logits", weight=labels)]
     if recipe.shortcut_weight:
         points["shortcut"] = Point("", item=1)
         terms.append(Term("shortcut", _labelled, "shortcut", weight=recipe.shortcut_weight))
-    if teacher is not None:
+    if opened:
         share = linear(recipe.kd, recipe.kd_end, 0, recipe.steps)
         frames = {"tau": recipe.kd_tau, "frames": recipe.kd_frames, "k": recipe.kd_reach}
         terms.append(Term("kd", ctc_frames, "logits", "logits", weight=share, mask="inside", constants=frames))
         if recipe.kd_features:
             points["frames"] = Point("network.norm")
-            bridge = bridges.linear(network.proj.out_features, teacher.proj.out_features)
+            bridge = bridges.linear(network.proj.out_features, opened[0].proj.out_features)
             terms.append(Term("features", mse, "frames", "frames", bridge, recipe.kd_features, mask="inside"))
         if recipe.kd_guide:
             until = steps(recipe.kd_guide, (max(1, round(recipe.kd_guide_until * recipe.steps)), 0.0))
             terms.append(Term("guide", _guided, "logits", weight=until, mask="inside"))
     objective = Objective(terms)
     student = Student(Training(network, shortcut=recipe.shortcut_weight > 0), points, objective)
-    return Lesson(student, objective, None if teacher is None else _teacher(teacher.to(device), recipe))
+    teachers = [_teacher(teacher.to(device), recipe) for teacher in opened]
+    if len(teachers) > 1:
+        return Lesson(student, objective, CrossFitted(teachers, "part"))
+    return Lesson(student, objective, teachers[0] if teachers else None)
+
+
+def _opened(recipe: Recipe, network: HTRJAND) -> list[HTRJAND]:
+    """Open the teachers of a recipe: none, one for all lines, or one for each part of them."""
+    names = [*recipe.teachers] if recipe.teacher is None else [recipe.teacher]
+    if recipe.teachers and (recipe.teacher is not None or len(recipe.teachers) != recipe.parts):
+        raise UsageError(
+            f"{len(recipe.teachers)} teachers for {recipe.parts} parts"
+            f"{'' if recipe.teacher is None else ', and one for all'}.",
+            "Give one for each part, trained with left_out=0, 1, ..., and set parts to their number; or teacher alone.",
+        )
+    opened = [open_teacher(name) for name in names]
+    for name, teacher in zip(names, opened, strict=True):
+        if (teacher.alphabet, teacher.height) != (network.alphabet, network.height):
+            raise UsageError(
+                f"teacher={name} reads {len(teacher.alphabet) - 1} symbols in lines of {teacher.height} pixels, "
+                f"the student {len(network.alphabet) - 1} in lines of {network.height}.",
+                "Frames can only be compared if both are the same: train a teacher on the same lines.",
+            )
+    return opened
 
 
 def _labelled(logits: Tensor, seen: Seen) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo_core.train import TrainRecipe
 from zoo_htr.augment import Choice, Rendered, render
-from zoo_htr.data import Line, LineStore, fingerprint, usable
+from zoo_htr.data import Line, LineStore, fingerprint, part_of, usable
 from zoo_htr.greedy import greedy
 from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.learning import Seen, aligned, lesson
@@ -47,6 +47,9 @@ class Recipe(TrainRecipe):
     replay_share: float = Field(0.3, ge=0, le=1, description="of the real samples, if there is anything to replay")
     augment: bool = Field(True, description="change the lines: geometry, ink, paper, noise, gaps")
     teacher: Path | None = Field(None, description="model id or safetensors file of a network to learn from as well")
+    teachers: tuple[Path, ...] = Field((), description="instead: one for each part, which has not learnt that part")
+    parts: int = Field(3, ge=2, description="of the lines, by a hash of their names")
+    left_out: int | None = Field(None, ge=0, description="part that is not learnt, to teach it later; none: learn all")
     kd: float = Field(
         0.5, ge=0, le=1, description="share of the loss that is the divergence from the teacher, at first"
     )
@@ -108,6 +111,7 @@ class HTRTask:
             curriculum=recipe.curriculum,
             replay=recipe.replay_share,
         )
+        self._part = torch.tensor([part_of(name, recipe.parts) for name in self.store.names], device=device)
         self.schedule = Schedule(
             self.store,
             *groups,
@@ -184,7 +188,9 @@ class HTRTask:
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What `zoo_htr.learning.lesson` says of the lines of a batch: averaged over lines, whatever their length."""
         made = self.rendered(batch)
-        seen = Seen.of(standardise(made.grey, made.widths), made.widths, made.labels, made.lengths)
+        lines = standardise(made.grey, made.widths)
+        # of two lines in one picture the first decides
+        seen = Seen.of(lines, made.widths, made.labels, made.lengths, self._part[batch.choice.line])
         theirs = None if self.teacher is None else self.teacher(seen)
         if theirs is not None and self.objective.weights(batch.step).get("guide"):
             seen = aligned(seen, theirs.at["logits"])

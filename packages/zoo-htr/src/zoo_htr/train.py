@@ -21,7 +21,7 @@ from zoo_core.weights.build import config_in, construct
 from zoo_core.weights.files import load_strict, read_tensors
 from zoo_core.weights.find import find as find_weights
 from zoo_htr.alphabet import Alphabet
-from zoo_htr.data import Line, read_lines, scribbles
+from zoo_htr.data import Line, part_of, read_lines, scribbles
 from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.task import HTRTask, Recipe
 
@@ -88,6 +88,16 @@ def lines_of(recipe: Recipe, alphabet: Alphabet) -> dict[str, list[Line]]:
     Raises:
         InputError: a pack is missing or damaged.
     """
+    lines = _read(recipe, alphabet)
+    if recipe.left_out is not None:
+        learnt = [group for group in lines if group != "validation"]
+        lines |= {
+            group: [x for x in lines[group] if part_of(x.name, recipe.parts) != recipe.left_out] for group in learnt
+        }
+    return lines
+
+
+def _read(recipe: Recipe, alphabet: Alphabet) -> dict[str, list[Line]]:
     if not recipe.packs:
         return {"real": scribbles(64, alphabet, seed=1), "validation": scribbles(16, alphabet, seed=2)}
     packs = pack_paths(recipe.packs)

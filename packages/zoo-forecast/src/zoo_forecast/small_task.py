@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo_core.train import TrainRecipe, step_generator
 from zoo_forecast.small import LEVELS, AuroraSmall, Outlook
 from zoo_forecast.small_exam import Exam
+from zoo_forecast.small_inputs import Inputs
 from zoo_forecast.windows import CHOICES, Shares, Window, Windows
 
 CLIP = 8.0  # of what the flow learns, in spreads
@@ -48,6 +49,9 @@ class Recipe(TrainRecipe):
     text_dropped: float = Field(0.3, ge=0, le=1, description="windows of real series with texts that hide them")
     foreign_texts: float = Field(
         0.2, ge=0, le=1, description="windows without a text that get one of another series, which says nothing here"
+    )
+    words_dropped: float = Field(
+        0.0, ge=0, le=1, description="of a text's tokens, so that no phrase is learnt by heart"
     )
     other_length: float = Field(0.25, ge=0, le=1, description="windows whose tokens do not follow the period")
 
@@ -118,10 +122,17 @@ class SmallTask:
         """Pinball losses of the quantiles and, by itself, the distance of the flow from the clean tokens."""
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             window: Window = self.make(batch)
-        outlook: Outlook = self.module(window.inputs)
+        outlook: Outlook = self.module(self._dropped(window.inputs))
         quantile = quantile_loss(outlook, window)
         flow = self._flow_loss(outlook, window)
         return quantile + self.recipe.flow_weight * flow, {"quantile": quantile, "flow": flow}
+
+    def _dropped(self, inputs: Inputs) -> Inputs:
+        text = inputs.text
+        if text is None or not self.recipe.words_dropped:
+            return inputs
+        kept = torch.rand(text.shape[:2], device=text.device) >= self.recipe.words_dropped
+        return inputs._replace(text=text * kept[..., None])  # rows of zeros are not there
 
     def _flow_loss(self, outlook: Outlook, window: Window) -> Tensor:
         # departures from the median in spreads: as wide as the noise they come from. The flow does not pull at the

@@ -101,21 +101,20 @@ def refusal(backend: str, call: Call) -> str:
 
 
 def choose(call: Call) -> tuple[str, str]:
-    """Return the backend for a call and the reason.
-
-    The band kernel is taken by name only, until a bench on the device at hand has shown that it wins.
-    """
+    """Return the backend for a call and the reason; what wins was measured, see docs/attention.md."""
     if refusal("chunked", call):
         return "reference", f"scores are needed as a whole: {refusal('chunked', call)}"
     if why := refusal("sdpa", call):
         return "chunked", f"no fused kernel: {why}"
     table = table_bytes(call)
     tabled = call.mask is not None and call.mask.shape[2] > 1  # given row by row: nothing is saved by reading tiles
-    if call.device.type == "cuda" and table and not tabled and call.k.shape[2] >= LONG and not refusal("flex", call):
+    if call.device.type == "cuda" and table and not tabled and call.k.shape[2] >= LONG:
         share = density(call.mask, call.q.shape[2], call.k.shape[2])
-        if share < SPARSE:
+        if share < SPARSE and call.q.element_size() == 2 and not refusal("band", call):
+            return "band", f"a band with {share:.0%} of the tiles"
+        if share < SPARSE and not refusal("flex", call):
             return "flex", f"{share:.0%} of the tiles are in use"
-        if table > TABLE_BYTES:
+        if table > TABLE_BYTES and not refusal("flex", call):
             return "flex", f"a table would take {table / 2**30:.1f} GiB"
     if table > TABLE_BYTES:
         return "chunked", f"a table would take {table / 2**30:.1f} GiB"

@@ -66,16 +66,6 @@ STAGES = (
         Stage(f"student-unseen{seed}", STUDENT, takes=UNSEEN, like=f"student{seed}", keys=(f"seed={seed[1:] or 1}",))
         for seed in ("", "-2", "-3")
     ),
-    *(
-        Stage(
-            f"student-unseen-more{seed}",
-            STUDENT,
-            takes=UNSEEN,
-            like=f"student{seed}",
-            keys=(f"seed={seed[1:] or 1}", "kd=0.9", "kd_end=0.9"),
-        )
-        for seed in ("", "-2", "-3")
-    ),
     Stage("kd-unseen", STUDENT, takes=UNSEEN, like="short-taught", kept=False),
     Stage("student-twice", STUDENT, like="student", times=2, kept=False),
 )

@@ -27,33 +27,6 @@ def test_folded_gives_what_plain_gives(sampler: Sampler, samples: int, tokens: i
     torch.testing.assert_close(quick, plain, rtol=0, atol=1e-6)  # the code of the time is fp32
 
 
-def test_on_a_cpu_graphs_are_the_folded_sampler() -> None:
-    net = tiny_aurora().flow
-    start, z = torch.randn(3, 5, 16), torch.randn(5, 32)
-    quick = folded.Graphs(net)(start, z, steps=4, sampler="ode")
-    assert torch.equal(quick, folded.sample(net, start, z, steps=4, sampler="ode"))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_graph_gives_what_plain_gives_whatever_ran_before(dtype: torch.dtype) -> None:
-    net = tiny_aurora().flow.to("cuda", dtype)
-    graphs = folded.Graphs(net, shapes=2)
-    with torch.inference_mode():
-        for samples, tokens, sampler in [
-            (3, 5, "ode"),
-            (2, 7, "ode"),
-            (3, 5, "official"),
-            (3, 5, "ode"),
-            (3, 5, "ode"),
-        ]:
-            start = torch.randn(samples, tokens, 16, device="cuda")
-            z = torch.randn(tokens, 32, device="cuda", dtype=dtype)
-            graph = graphs(start, z, steps=10, sampler=sampler)  # type: ignore[arg-type]
-            assert torch.equal(graph, folded.sample(net, start, z, steps=10, sampler=sampler))  # type: ignore[arg-type]
-
-
 class Ideal(torch.nn.Module):
     """The best net for targets N(0, sigma^2) and starts N(0, 1): E[y | x_t]."""
 

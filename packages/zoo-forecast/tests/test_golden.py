@@ -21,7 +21,7 @@ from zoo_forecast.aurora import Aurora
 from zoo_forecast.engine import Engine
 from zoo_forecast.mode import OFFICIAL
 from zoo_forecast.picture import draw, periods
-from zoo_forecast.series import Series
+from zoo_forecast.series import scaled
 
 pytestmark = needs_golden
 # of the largest value of a tensor; the order of sums differs
@@ -88,9 +88,10 @@ def check(module: Aurora, case: str) -> None:
     length, horizon, samples = (int(facts[key]) for key in ("inference_token_len", "H", "S"))
     batch, future = len(golden["input_series"]), -(-horizon // length)
     engine = Engine(module, OFFICIAL)
-    scaled = [Series(row.double().numpy()).scale(len(row), double=False) for row in golden["input_series"]]
-    series = torch.tensor(np.stack([one[0] for one in scaled]), dtype=torch.float32)
-    mean, std = (torch.tensor([[one[n]] for one in scaled], dtype=torch.float32) for n in (1, 2))
+    series, mean, std = (
+        torch.from_numpy(part).float() for part in scaled(golden["input_series"].double().numpy(), double=False)
+    )
+    mean, std = mean[:, None], std[:, None]
     pictures = draw(series, periods(series, shared=True), module.model.VisionEncoder.model.picture)
     texts = None
     if "text_input_ids" in golden:

@@ -1,20 +1,27 @@
-"""Run Aurora on a batch of normalised series of one length: pictures, guidance, conditions, sample paths."""
+"""Run Aurora on a batch of normalised series of one length: pictures, guidance, conditions, sample paths.
+
+On a GPU nothing waits for the device until the paths are there, and the three parts of the network (texts, series,
+flow) are a CUDA graph each: there are 2500 kernels, most of which are shorter than their launch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo_forecast import noise
+from zoo_forecast import folded, noise
 from zoo_forecast.asked import Asked, Request
 from zoo_forecast.aurora import Aurora, Guidance, Reading
 from zoo_forecast.distil import OFFICIAL_ROWS
-from zoo_forecast.folded import Graphs
+from zoo_forecast.graphs import Graphs
 from zoo_forecast.mode import Mode
 from zoo_forecast.picture import draw, periods
+from zoo_forecast.series import scaled
+from zoo_forecast.transfer import to_device, to_host
 from zoo_forecast.words import Pieces, pieces
 
 FUTURE_TOKENS = 64  # at a time; a longer horizon goes on from the median path
@@ -27,11 +34,14 @@ class Engine:
     Args:
         module: the network, in evaluation mode.
         mode: how it is run.
+        shapes: how many CUDA graphs are kept of each part; 0 launches all kernels one by one.
     """
 
-    def __init__(self, module: Aurora, mode: Mode) -> None:
+    def __init__(self, module: Aurora, mode: Mode, *, shapes: int = 8) -> None:
         self.module, self.mode = module, mode
-        self.follow: Callable[..., Tensor] = Graphs(module.flow)
+        self.encode: Callable[..., Tensor] = Graphs(module.model.TextEncoder, shapes=shapes)
+        self.look: Callable[..., Reading] = Graphs(self._looked, shapes=shapes)
+        self.follow: Callable[..., Tensor] = Graphs(partial(folded.sample, module.flow), shapes=shapes)
         weight = module.model.fuse.weight
         self.device, self.dtype = weight.device, weight.dtype
         self.shortest_texts = OFFICIAL_ROWS if mode.attend_padding else 0
@@ -57,7 +67,7 @@ class Engine:
         """See `Runs.draw`."""
         normal, texts, images, mean, std = self._read(group, request)
         paths = self._paths(normal, texts, images, [one.key for one in group], request)
-        return paths.double().cpu() * std[:, None, None] + mean[:, None, None]
+        return to_host(paths.double() * std[:, None, None] + mean[:, None, None])
 
     def embed(self, group: Sequence[Asked], request: Request) -> Tensor:
         """See `Embeds.embed`: the mean over the tokens that are fused of series, picture and text."""
@@ -69,12 +79,17 @@ class Engine:
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
         """Return normalised series (B, L), texts and images or None, mean and deviation (B,) in float64."""
         points: int = self.group(group[0], request)[0]  # type: ignore[index]
-        scaled = [one.series.scale(points, double=self.mode.double) for one in group]
-        normal = torch.tensor(np.stack([one[0] for one in scaled]), dtype=self.dtype, device=self.device)
+        newest = np.stack([one.series.values[-points:] for one in group])
+        normal, mean, std = (torch.from_numpy(part) for part in scaled(newest, double=self.mode.double))
         told = [one.text for one in group if one.text is not None]
-        shown = [one.image.to(self.device, self.dtype) for one in group if one.image is not None]
-        mean, std = (torch.tensor([one[n] for one in scaled], dtype=torch.float64) for n in (1, 2))
-        return normal, torch.stack(told) if told else None, torch.stack(shown) if shown else None, mean, std
+        shown = [one.image for one in group if one.image is not None]
+        return (
+            to_device(normal.to(self.dtype), self.device),
+            torch.stack(told) if told else None,
+            to_device(torch.stack(shown).to(self.dtype), self.device) if shown else None,
+            to_device(mean, self.device),
+            to_device(std, self.device),
+        )
 
     def _length(self, request: Request) -> int:
         return request.token_length or self.module.token_length
@@ -103,8 +118,7 @@ class Engine:
 
     def read_texts(self, pieces: Tensor, lengths: Tensor) -> Tensor:
         """Return the tokens (B, K, d) of texts; arguments as of `TextEncoder.forward`."""
-        tokens: Tensor = self.module.model.TextEncoder(pieces, lengths, attend_padding=self.mode.attend_padding)
-        return tokens
+        return self.encode(pieces, lengths, attend_padding=self.mode.attend_padding)
 
     def read_series(
         self, series: Tensor, texts: Tensor | None, future: int, length: int, pictures: Tensor | None = None
@@ -123,6 +137,9 @@ class Engine:
             pictures = draw(series, periods(series, shared=self.mode.shared_period), side)
         if not self.mode.keep_remainder:  # a series shorter than a token begins with its first value
             series = torch.cat([series[:, :1].expand(-1, max(0, length - series.shape[1])), series], 1)
+        return self.look(series, pictures, texts, future=future, length=length)
+
+    def _looked(self, series: Tensor, pictures: Tensor, texts: Tensor | None, *, future: int, length: int) -> Reading:
         guidance = Guidance(self.module.model.VisionEncoder(pictures), texts)
         reading: Reading = self.module(series, guidance, future, length=length, resize=self.mode.resize)
         return reading

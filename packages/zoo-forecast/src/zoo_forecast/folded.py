@@ -2,13 +2,12 @@
 
 Time and condition modulate the net's norms. They differ by step and token, not by sample, so all modulations are made
 before the loop, once a token and step instead of once a sample too: 69 % of the work is gone at 100 samples. The
-weights of the norms are folded into them as well. On a GPU the whole loop is one CUDA graph (`Graphs`): the loop is
-many small kernels, whose launches would take longer than they do.
+weights of the norms are folded into them as well. On a GPU the whole loop is one CUDA graph, see
+`zoo_forecast.graphs`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import torch
@@ -67,55 +66,3 @@ def _follow(net: FlowNet, start: Tensor, modulations: Modulations, steps: int, s
         normed = torch.addcmul(shift[index], layer_norm(h, width, eps=EPSILON), factor[index])
         x = step(sampler, x, net.final_layer.linear(normed).to(x.dtype), start, index, steps)
     return x
-
-
-class Graphs:
-    """The sampler as CUDA graphs, one for each shape; on a CPU it is `sample`.
-
-    The graph of a shape is recorded when it is first asked for, which takes as long as some runs.
-
-    Args:
-        net: f, whose weights must stay where they are and keep their values.
-        shapes: how many shapes are kept; the one not used for longest goes.
-    """
-
-    def __init__(self, net: FlowNet, *, shapes: int = 4) -> None:
-        self.net, self.shapes = net, shapes
-        self._recorded: OrderedDict[tuple[object, ...], _Recorded] = OrderedDict()
-
-    @torch.inference_mode()  # tensors of a graph are made in it, and may be written to in it alone
-    def __call__(self, start: Tensor, z: Tensor, *, steps: int, sampler: Sampler) -> Tensor:
-        """Follow the flow. Arguments and result as of `flow.sample`."""
-        if start.device.type != "cuda":
-            return sample(self.net, start, z, steps=steps, sampler=sampler)
-        key = (start.shape, start.dtype, z.dtype, start.device, steps, sampler)
-        if key not in self._recorded:
-            while len(self._recorded) >= self.shapes:
-                self._recorded.popitem(last=False)
-            self._recorded[key] = _record(self.net, start, z, steps, sampler)
-        self._recorded.move_to_end(key)
-        recorded = self._recorded[key]
-        recorded.start.copy_(start)
-        recorded.z.copy_(z)
-        recorded.graph.replay()
-        return recorded.out.clone()
-
-
-class _Recorded(NamedTuple):
-    graph: torch.cuda.CUDAGraph
-    start: Tensor
-    z: Tensor
-    out: Tensor
-
-
-def _record(net: FlowNet, start: Tensor, z: Tensor, steps: int, sampler: Sampler) -> _Recorded:
-    start, z = start.clone(), z.clone()
-    side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # what a library sets up at its first call must not happen inside of a graph
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        sample(net, start, z, steps=min(steps, 2), sampler=sampler)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = sample(net, start, z, steps=steps, sampler=sampler)
-    return _Recorded(graph, start, z, out)

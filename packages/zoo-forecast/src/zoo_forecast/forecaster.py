@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from zoo_core.catalog import find
 from zoo_core.errors import UsageError
@@ -26,6 +25,7 @@ from zoo_forecast.image import as_picture
 from zoo_forecast.mode import CORRECTED, Mode
 from zoo_forecast.ridge import Explained, checked, explain
 from zoo_forecast.series import Series, Values, clean, numbers
+from zoo_forecast.transfer import to_device
 from zoo_forecast.words import Pieces
 
 TEXTS = 4096  # whose tokens are kept, 10 kB each at the official size
@@ -188,6 +188,8 @@ class Forecaster:
             if given is not None and (isinstance(given, str) or len(given) != len(context)):
                 said = f"`{name}` must be a list with one entry for each of the {len(context)} series."
                 raise UsageError(said, "One text for all of them is [text] * len(context)." if name == "texts" else "")
+        read = [self.engine.cut(text) for text in texts] if texts is not None else [None] * len(context)
+        self._remember(read)  # first: a GPU reads them while all else is made ready
         rows = [numbers(row, name=f"series {number}") for number, row in enumerate(context)]
         tracks = _tracks(rows, covariates, request.horizon)
         explained: dict[int, Explained] = {}
@@ -196,8 +198,6 @@ class Forecaster:
         left = [own - explained[row].past if row in explained else own for row, own in enumerate(rows)]
         series = [clean(row, name=f"series {number}") for number, row in enumerate(left)]
         looks = self._looks(images)
-        read = [self.engine.cut(text) for text in texts] if texts is not None else [None] * len(series)
-        self._remember(read)
         asked = {
             row: Asked(
                 one,
@@ -309,10 +309,11 @@ class Forecaster:
         new = sorted((text for text in wanted if text not in self._texts), key=lambda text: len(text.numbers))
         for begin in range(0, len(new), self.batch_size):
             batch = new[begin : begin + self.batch_size]
-            longest = max(len(batch[-1].numbers), self.engine.shortest_texts)
-            numbers = torch.stack([pad(torch.tensor(t.numbers), (0, longest - len(t.numbers))) for t in batch])
-            lengths = torch.tensor([len(text.numbers) for text in batch])
-            tokens = self.engine.read_texts(numbers.to(self.device), lengths.to(self.device))
+            lengths = np.array([len(text.numbers) for text in batch])
+            numbered = np.zeros((len(batch), max(lengths[-1], self.engine.shortest_texts)), dtype=np.int64)
+            for row, text in enumerate(batch):
+                numbered[row, : lengths[row]] = text.numbers
+            tokens = self.engine.read_texts(to_device(numbered, self.device), to_device(lengths, self.device))
             self._texts.update(zip(batch, tokens, strict=True))
         while len(self._texts) > max(TEXTS, len(wanted)):
             self._texts.popitem(last=False)

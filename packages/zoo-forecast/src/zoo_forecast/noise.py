@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from zoo_forecast.transfer import to_device
+
 SAMPLE, TOKEN = 1 << 34, 1 << 14  # strides of the counter: up to 2^20 tokens of up to 2^14 points
 
 
@@ -38,7 +40,8 @@ def normal(
     """
     sample, token, point = (torch.arange(size, device=device) for size in (samples, tokens, points))
     place = sample[:, None, None] * SAMPLE + (token[:, None] + first) * TOKEN + point
-    bits = _mixed(torch.tensor(keys, device=device)[:, None, None, None] + place * _signed(0x9E3779B97F4A7C15))
+    own = to_device(torch.tensor(keys), place.device)[:, None, None, None]
+    bits = _mixed(own + place * _signed(0x9E3779B97F4A7C15))
     high, low = ((half.double() + 0.5) * 2.0**-32 for half in (_shifted(bits, 32), bits & 0xFFFFFFFF))
     return ((-2 * high.log()).sqrt() * (2 * math.pi * low).cos()).float()
 

@@ -11,7 +11,7 @@ the paper, after FlexiViT, arXiv:2212.08013). Two ways, which agree for q = p:
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import torch
@@ -38,7 +38,7 @@ def out_of(way: Resize, length: int, own: int, like: Tensor) -> Tensor:
     return _kept(f"{way} out", length, own, like.device, like.dtype)
 
 
-@lru_cache(maxsize=256)
+@cache  # none is forgotten: a CUDA graph reads it where it lies
 def _kept(kind: str, length: int, own: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     # made outside of inference mode, so that training can use it too
     with torch.inference_mode(False), torch.no_grad():

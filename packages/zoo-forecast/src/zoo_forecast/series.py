@@ -39,22 +39,25 @@ class Series:
         """Whether all values are the same."""
         return bool((self.values == self.values[:1]).all())
 
-    def scale(self, points: int, *, double: bool) -> tuple[Values, float, float]:
-        """Return the newest values normalised, with the mean and standard deviation that undo it.
 
-        Args:
-            points: how many values.
-            double: in float64 with the standard deviation itself; else as upstream, in float32 with 1e-5 added to it.
-        """
-        newest = self.values[-points:]
-        if not double:
-            narrow = newest.astype(np.float32)
-            mean, std = narrow.mean(), narrow.std() + np.float32(1e-5)
-            return ((narrow - mean) / std).astype(np.float64), float(mean), float(std)
-        largest = float(np.abs(newest).max()) or 1.0  # squares of very large or small values leave what a float holds
-        unit = newest / largest
-        mean, std = unit.mean(), unit.std()
-        return (unit - mean) / (std or 1.0), float(mean * largest), float(std * largest)
+def scaled(values: Values, *, double: bool) -> tuple[Values, Values, Values]:
+    """Return series normalised, (..., L), with the means and standard deviations (...,) that undo it.
+
+    Args:
+        values: (..., L), finite.
+        double: in float64 with the standard deviation itself; else as upstream, in float32 with 1e-5 added to it.
+    """
+    if not double:
+        narrow = values.astype(np.float32)
+        mean = narrow.mean(-1, keepdims=True)
+        std = narrow.std(-1, keepdims=True) + np.float32(1e-5)
+        return tuple(x.astype(np.float64) for x in ((narrow - mean) / std, mean[..., 0], std[..., 0]))
+    largest = np.abs(values).max(-1, keepdims=True)  # squares of very large or small values leave what a float holds
+    largest[largest == 0] = 1
+    unit = values / largest
+    mean, std = unit.mean(-1, keepdims=True), unit.std(-1, keepdims=True)
+    normal = (unit - mean) / np.where(std == 0, 1, std)
+    return normal, (mean * largest)[..., 0], (std * largest)[..., 0]
 
 
 def numbers(given: Sequence[float] | Any, *, name: str = "the series") -> Values:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo_forecast import minilm, noise
+from zoo_forecast import folded, minilm, noise
 from zoo_forecast.asked import Asked, Request
 from zoo_forecast.bert import BERT
 from zoo_forecast.corpus import LONGEST_PERIOD
-from zoo_forecast.folded import Graphs
+from zoo_forecast.graphs import Graphs
 from zoo_forecast.series import Values
 from zoo_forecast.small import LEVELS, AuroraSmall, Outlook
 from zoo_forecast.small_inputs import (
@@ -62,7 +63,7 @@ class SmallEngine:
 
     def __init__(self, module: AuroraSmall, tower: BERT | None = None) -> None:
         self.module, self.tower = module, tower
-        self.follow: Callable[..., Tensor] = Graphs(module.flow)
+        self.follow: Callable[..., Tensor] = Graphs(partial(folded.sample, module.flow))
         self.device = module.facts.weight.device
 
     # -- what a Forecaster asks ----------------------------------------------------------------------------------------

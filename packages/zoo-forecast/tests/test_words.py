@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from zoo_forecast.words import pieces
+from zoo_forecast.words import pieces, tokenizer
 
 TEXTS = (
     "Sales rose by 12.5% (year on year).",
@@ -28,6 +29,25 @@ def test_as_the_published_tokenizer(text: str) -> None:
     cut = pieces(text, limit=512)
     assert cut is not None
     assert list(cut.numbers) == published(text)["input_ids"]
+
+
+def test_words_are_cut_as_in_their_text() -> None:
+    draw = random.Random(0)
+    signs = [
+        *"aZé中한İΣß0,.-'[]#\t\n\r\x00\x1c\u00a0\u2009\u200b\u0301",
+        "[SEP]",
+        "##ing",
+        "a" * 101,
+        "sales",
+        " ",
+        " ",
+        " ",
+    ]
+    for _ in range(500):
+        text = "".join(draw.choices(signs, k=draw.randint(1, 20)))
+        whole = tokenizer().encode(text, add_special_tokens=False).ids
+        cut = pieces(text, limit=512)
+        assert (list(cut.numbers[1:-1]) if cut else []) == whole, repr(text)
 
 
 def test_what_does_not_fit_is_left_out_at_the_end_that_is_named() -> None:

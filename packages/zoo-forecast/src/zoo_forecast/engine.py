@@ -1,7 +1,7 @@
 """Run Aurora on a batch of normalised series of one length: pictures, guidance, conditions, sample paths.
 
 On a GPU nothing waits for the device until the paths are there, and the three parts of the network (texts, series,
-flow) are a CUDA graph each: there are 2500 kernels, most of which are shorter than their launch.
+flow) are a CUDA graph each: there are thousands of kernels, most of which are shorter than their launch.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Graphs(Generic[Result]):
         self.function, self.shapes = function, shapes
         self._known: OrderedDict[Hashable, _Recorded | None] = OrderedDict()
         # shared: a result is copied before another graph runs, so that they may work in the same memory
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def __call__(self, *tensors: Tensor | None, **constants: Hashable) -> Result:
         """Return what the function returns, in memory of its own."""

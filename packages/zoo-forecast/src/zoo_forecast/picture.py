@@ -30,7 +30,7 @@ def periods(series: Tensor, *, shared: bool = False) -> Tensor:
     if amplitude.shape[1] < 2:
         return torch.full((len(series),), length, device=series.device)
     # a row without any wave peaks nowhere: argmax says the lowest frequency, whose period is the whole series
-    found = length // (amplitude[:, 1:].argmax(1) + 1)
+    found: Tensor = length // (amplitude[:, 1:].argmax(1) + 1)
     return found.masked_fill(found >= length, min(DEFAULT_PERIOD, length))
 
 

@@ -152,8 +152,8 @@ def step(sampler: Sampler, x: Tensor, clean: Tensor, start: Tensor, index: int, 
     half to a sixth of the truth for Gaussian targets), but what the authors' figures were made with.
     """
     if sampler == "ode":
-        return x + (clean - x) / (steps - index)
-    return x + (clean - start) / steps
+        return torch.lerp(x, clean, 1 / (steps - index))
+    return torch.add(x, clean - start, alpha=1 / steps)
 
 
 def sample(net: FlowNet, start: Tensor, z: Tensor, *, steps: int, sampler: Sampler) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, gelu
+from torch.nn.functional import gelu, linear
 
 from zoo_core.attention import attend
 from zoo_core.attention.stages import merge_heads, split_heads
@@ -54,24 +54,26 @@ class _Embeddings(nn.Module):
         self.patch_embeddings = _Patches(width, patch)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        patches = self.patch_embeddings(pictures).flatten(2).mT
+        patches = self.patch_embeddings(pictures)
         whole = self.cls_token.expand(len(pictures), -1, -1)
         return torch.cat([whole, patches], 1) + self.position_embeddings
 
 
 class _Patches(nn.Module):
+    """A linear layer of each patch; the checkpoint has its weight as that of a convolution."""
+
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
         self.patch = patch
         self.projection = nn.Conv2d(3, width, patch, stride=patch)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        layer = self.projection
-        if pictures.shape[1] == 3:
-            whole: Tensor = layer(pictures)
-            return whole
-        # three equal channels: the sum of their weights does it in a third of the work
-        return conv2d(pictures, layer.weight.sum(1, keepdim=True), layer.bias, stride=self.patch)
+        weight = self.projection.weight
+        if pictures.shape[1] == 1:  # three equal channels: the sum of their weights does it in a third of the work
+            weight = weight.sum(1, keepdim=True)
+        patches = pictures.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)  # (B, C, h, w, p, p)
+        rows = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+        return linear(rows, weight.flatten(1), self.projection.bias)
 
 
 class _Stack(nn.Module):

@@ -77,7 +77,10 @@ class Runs(Protocol):
         """Return what series must have in common to be computed together."""
 
     def draw(self, group: Sequence[Asked], request: Request) -> Tensor:
-        """Return sample paths (B, S, H) of series that `group` puts together, float64 on the CPU, in their units."""
+        """Return sample paths (B, S, H) of series that `group` puts together, float64, in their units.
+
+        They may be on a GPU, and not be computed yet.
+        """
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from zoo_forecast.graphs import Graphs
 from zoo_forecast.mode import Mode
 from zoo_forecast.picture import draw, periods
 from zoo_forecast.series import scaled
-from zoo_forecast.transfer import to_device, to_host
+from zoo_forecast.transfer import to_device
 from zoo_forecast.words import Pieces, pieces
 
 FUTURE_TOKENS = 64  # at a time; a longer horizon goes on from the median path
@@ -67,7 +67,7 @@ class Engine:
         """See `Runs.draw`."""
         normal, texts, images, mean, std = self._read(group, request)
         paths = self._paths(normal, texts, images, [one.key for one in group], request)
-        return to_host(paths.double() * std[:, None, None] + mean[:, None, None])
+        return paths.double() * std[:, None, None] + mean[:, None, None]
 
     def embed(self, group: Sequence[Asked], request: Request) -> Tensor:
         """See `Embeds.embed`: the mean over the tokens that are fused of series, picture and text."""
@@ -132,14 +132,17 @@ class Engine:
             length: q, points of a token.
             pictures: (B, 3, side, side) to look at instead of the series' own, in [-1, 1].
         """
+        # not in the graph: how a length is transformed, the host plans when it comes for the first time
+        period = periods(series, shared=self.mode.shared_period)
+        return self.look(series, period, pictures, texts, future=future, length=length)
+
+    def _looked(
+        self, series: Tensor, period: Tensor, pictures: Tensor | None, texts: Tensor | None, *, future: int, length: int
+    ) -> Reading:
         if pictures is None:
-            side = self.module.model.VisionEncoder.model.picture
-            pictures = draw(series, periods(series, shared=self.mode.shared_period), side)
+            pictures = draw(series, period, self.picture)
         if not self.mode.keep_remainder:  # a series shorter than a token begins with its first value
             series = torch.cat([series[:, :1].expand(-1, max(0, length - series.shape[1])), series], 1)
-        return self.look(series, pictures, texts, future=future, length=length)
-
-    def _looked(self, series: Tensor, pictures: Tensor, texts: Tensor | None, *, future: int, length: int) -> Reading:
         guidance = Guidance(self.module.model.VisionEncoder(pictures), texts)
         reading: Reading = self.module(series, guidance, future, length=length, resize=self.mode.resize)
         return reading

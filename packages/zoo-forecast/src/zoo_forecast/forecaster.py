@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from zoo_forecast.image import as_picture
 from zoo_forecast.mode import CORRECTED, Mode
 from zoo_forecast.ridge import Explained, checked, explain
 from zoo_forecast.series import Series, Values, clean, numbers
-from zoo_forecast.transfer import to_device
+from zoo_forecast.transfer import to_device, to_host
 from zoo_forecast.words import Pieces
 
 TEXTS = 4096  # whose tokens are kept, 10 kB each at the official size
@@ -211,9 +212,13 @@ class Forecaster:
             for row, one in enumerate(series)
             if len(one.values) and not one.constant
         }
+        drawn = (
+            (group, self.engine.draw([asked[row] for row in group], request)) for group in self._groups(asked, request)
+        )
+        begun = list(islice(drawn, 1))  # a GPU computes while there is made room
         samples = torch.full((len(series), num_samples, request.horizon), float("nan"), dtype=torch.float64)
-        for group in self._groups(asked, request):
-            samples[group] = self.engine.draw([asked[row] for row in group], request)
+        for group, paths in chain(begun, drawn):
+            samples[group] = to_host(paths)
         for row, one in enumerate(series):
             if one.observed == 1:
                 samples[row] = _guess(float(one.values[0]), num_samples)[:, None]

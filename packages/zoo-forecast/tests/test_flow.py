@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from tiny_aurora import tiny_aurora
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from zoo_forecast import flow, folded
 from zoo_forecast.flow import Sampler
+from zoo_forecast.graphs import Graphs
 
 
 @pytest.mark.parametrize("sampler", ["ode", "official"])
@@ -25,6 +28,21 @@ def test_folded_gives_what_plain_gives(sampler: Sampler, samples: int, tokens: i
     )
     net.float()
     torch.testing.assert_close(quick, plain, rtol=0, atol=1e-6)  # the code of the time is fp32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_graph_gives_what_folded_gives_whatever_ran_before(dtype: torch.dtype) -> None:
+    net = tiny_aurora().flow.to("cuda", dtype)
+    graphs = Graphs(partial(folded.sample, net), shapes=2)
+    sizes = [(3, 5, "ode"), (3, 5, "ode"), (2, 7, "ode"), (2, 7, "ode"), (3, 5, "ode"), (3, 5, "official")]
+    with torch.inference_mode():
+        for samples, tokens, sampler in [*sizes, *sizes]:
+            start = torch.randn(samples, tokens, 16, device="cuda")
+            z = torch.randn(tokens, 32, device="cuda", dtype=dtype)
+            graph = graphs(start, z, steps=10, sampler=sampler)
+            assert torch.equal(graph, folded.sample(net, start, z, steps=10, sampler=sampler))  # type: ignore[arg-type]
 
 
 class Ideal(torch.nn.Module):

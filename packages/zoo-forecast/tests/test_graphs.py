@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo_core.train.structure import tensors_in
-from zoo_forecast import folded, resize
+from zoo_forecast import resize
 from zoo_forecast.aurora import Aurora
 from zoo_forecast.engine import Engine
 from zoo_forecast.forecaster import Forecaster
 from zoo_forecast.graphs import Graphs
 from zoo_forecast.mode import CORRECTED, OFFICIAL, Mode
 
-on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 TEXTS = ["A promotion starts on Monday.", "Outage.", "Prices fell by a fifth.", "The plant is closed until March."]
 
 
@@ -89,21 +87,9 @@ def test_the_engine_never_waits_for_the_device(dtype: torch.dtype, told: bool, m
             assert run().shape == (3, 5, 24)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(kind, marks=on_a_gpu) for kind in (torch.float32, torch.bfloat16)])
-def test_a_graph_gives_what_the_sampler_gives_whatever_ran_before(dtype: torch.dtype) -> None:
-    net = tiny_aurora().flow.to("cuda", dtype)
-    graphs = Graphs(partial(folded.sample, net), shapes=2)
-    sizes = [(3, 5, "ode"), (3, 5, "ode"), (2, 7, "ode"), (2, 7, "ode"), (3, 5, "ode"), (3, 5, "official")]
-    with torch.inference_mode():
-        for samples, tokens, sampler in [*sizes, *sizes]:
-            start = torch.randn(samples, tokens, 16, device="cuda")
-            z = torch.randn(tokens, 32, device="cuda", dtype=dtype)
-            graph = graphs(start, z, steps=10, sampler=sampler)
-            assert torch.equal(graph, folded.sample(net, start, z, steps=10, sampler=sampler))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("shape", [pytest.param((), marks=on_a_gpu)])
-def test_results_are_their_own_and_arguments_may_be_missing(shape: tuple[int, ...]) -> None:
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_results_are_their_own_and_arguments_may_be_missing() -> None:
     graphs = Graphs(twice)
     given = [torch.full((2, 2), float(n), device="cuda") for n in range(6)]
     results = [graphs(x, x if n % 2 else None, plus=1) for n, x in enumerate(given)]
@@ -112,7 +98,9 @@ def test_results_are_their_own_and_arguments_may_be_missing(shape: tuple[int, ..
         assert squared is None if n % 2 == 0 else torch.equal(squared, x @ x.mT)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(kind, marks=on_a_gpu) for kind in (torch.float32, torch.bfloat16)])
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_forecast_is_the_same_with_and_without_graphs(dtype: torch.dtype) -> None:
     module: Aurora = tiny_aurora().to("cuda", dtype)
     plain, graphs = Forecaster(module), Forecaster(module)
@@ -123,4 +111,4 @@ def test_a_forecast_is_the_same_with_and_without_graphs(dtype: torch.dtype) -> N
         series = random.normal(size=(count, points)).cumsum(1)
         texts = [f"{text} {random.integers(100)}." for text in TEXTS[:count]] if told else None
         ours, theirs = (one.predict(series, 20, texts=texts, num_samples=7).samples for one in (graphs, plain))
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.1)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3 if dtype == torch.float32 else 0.1)

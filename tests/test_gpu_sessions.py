@@ -52,7 +52,7 @@ def test_every_stage_takes_what_an_earlier_one_makes(tables: dict[str, Any], nam
         assert entry.package == tables[name].package
         for key in (*stage.takes, *(text.partition("=")[0] for text in stage.keys)):
             assert re.search(rf"^{key}:", recipe, re.MULTILINE), f"{stage.name}: the recipe has no {key}"
-        for source in stage.takes.values():
+        for source in stage.sources():
             assert source in before
             assert before[source].kept
         assert [stage.minutes > 0, stage.steps > 0, bool(stage.like)].count(True) == 1

@@ -41,14 +41,20 @@ STAGES = (
     ),
     Stage("teacher-1", TEACHER, steps=14_000),
     *(Stage(f"teacher-{seed}", TEACHER, like="teacher-1", keys=(f"seed={seed}",)) for seed in (2, 3)),
-    Stage("short", STUDENT, steps=5_000, kept=False),
+    # what a teacher is worth on a third of the steps
+    Stage("short", STUDENT, steps=5_000),
+    *(Stage(f"short-{seed}", STUDENT, like="short", keys=(f"seed={seed}",)) for seed in (2, 3)),
+    Stage("short-taught", STUDENT, takes=TAUGHT, like="short"),
+    *(
+        Stage(f"short-taught-{seed}", STUDENT, takes=TAUGHT, like=f"short-{seed}", keys=(f"seed={seed}",))
+        for seed in (2, 3)
+    ),
     ablation("mhsa", "branches=mhsa"),
     ablation("proxima", "branches=proxima"),
     ablation("no-curriculum", "curriculum=false"),
     ablation("no-synthetic-start", "synthetic_phase=0"),
     ablation("no-synthetic", "synthetic=[]", "synthetic_phase=0"),
     ablation("no-shortcut", "shortcut_weight=0"),
-    Stage("short-taught", STUDENT, takes=TAUGHT, like="short", kept=False),
     ablation("kd-uniform", "kd_frames=uniform", taught=True),
     ablation("kd-no-blank", "kd_frames=no_blank", taught=True),
     ablation("kd-soft", "kd_frames=soft", taught=True),

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from zoo_forecast.corpus import SHORT, Corpus, Texts, Track, coarser, read_tracks
-from zoo_forecast.events import HELD_KIND, KINDS, PARTS, Events, Of, effect, grammar, in_part, make_event, part_of
+from zoo_forecast.events import (
+    HELD_KIND, KINDS, PARTS, Events, Of, Teller, effect, grammar, in_part, make_event, part_of,
+)  # fmt: skip
 from zoo_forecast.synth import MAKERS, TESTED_CONTEXT, TESTED_HORIZON, load, main, make_series
 from zoo_forecast.windows import CHOICES, FUTURE, PAST, Shares, Windows, normalised
 
@@ -74,11 +76,19 @@ def core(phrase: str) -> str:
     return max((piece.strip() for piece in re.split(r"\{\w+\}|\[[^]]*\]", phrase)), key=len)
 
 
+def denial(number: int) -> str:
+    """Return a text in learnt phrases that denies an event."""
+    teller = Teller(np.random.default_rng([2, number]), "learnt")
+    kind, up = KINDS[number % len(KINDS)], number % 4 < 2
+    return teller.told(kind, number % 24, 3 + number % 22, teller.size("strong", None), up=up, denied=True)
+
+
 @pytest.fixture(scope="module")
 def texts() -> dict[Of, list[str]]:
     counts = {"learnt": 15_000, "validation": 3_000, "test": 3_000}
     made = {part: [make_event(0, n, part=part).text for n in range(counts[part])] for part in PARTS}
-    made["learnt"] += [make_event(1, n, kind=HELD_KIND).text for n in range(3_000)]  # what it could say
+    made["learnt"] += [make_event(1, n, kind=HELD_KIND).text for n in range(4_000)]  # what it could say
+    made["learnt"] += [denial(n) for n in range(5_000)]  # of which there are few otherwise
     return {part: [text for text in rows if text] for part, rows in made.items()}
 
 

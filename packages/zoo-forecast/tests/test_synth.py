@@ -14,8 +14,18 @@ import torch
 
 from zoo_forecast.corpus import SHORT, Corpus, Texts, Track, coarser, read_tracks
 from zoo_forecast.events import (
-    HELD_KIND, KINDS, PARTS, Events, Of, Teller, effect, grammar, in_part, make_event, part_of,
-)  # fmt: skip
+    HELD_KIND,
+    KINDS,
+    PARTS,
+    Events,
+    Of,
+    Teller,
+    effect,
+    grammar,
+    in_part,
+    make_event,
+    part_of,
+)
 from zoo_forecast.synth import MAKERS, TESTED_CONTEXT, TESTED_HORIZON, load, main, make_series
 from zoo_forecast.windows import CHOICES, FUTURE, PAST, Shares, Windows, normalised
 

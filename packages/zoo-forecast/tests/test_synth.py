@@ -150,10 +150,20 @@ def test_texts_are_filled_in_and_written_as_english_is(texts: dict[Of, list[str]
             assert not wrong.search(text), text
 
 
-def test_each_kind_is_told_in_more_than_fifty_ways() -> None:
+def test_each_kind_is_told_and_denied_in_many_ways() -> None:
     for claims in grammar()["kinds"].values():
-        assert len(set(claims["clauses"] + claims["fragments"])) >= 50
-        assert len(set(claims["denied"])) >= 25
+        assert len(set(claims["clauses"] + claims["fragments"])) >= 170
+        assert len(set(claims["denied_clauses"] + claims["denied_fragments"])) >= 100
+
+
+@pytest.mark.parametrize("denied", [False, True])
+def test_a_fragment_never_completes_a_sentence(denied: bool) -> None:
+    fragments = grammar()["kinds"]["outage"]["denied_fragments" if denied else "fragments"]
+    beginnings = [beginning for phrase in fragments if len(beginning := re.split(r"[{[]", phrase)[0]) > 8]
+    teller, size = Teller(np.random.default_rng(0), "learnt"), {"size": "much", "sized": "big", "a_sized": "a big"}
+    said = " ".join(teller.told("outage", 3, 5, size, up=False, denied=denied) for _ in range(3_000))
+    assert sum(f": {beginning}" in said for beginning in beginnings) > len(beginnings) / 2
+    assert not [beginning for beginning in beginnings if f"that {beginning}" in said]
 
 
 def test_events_belong_to_their_number_and_part() -> None:

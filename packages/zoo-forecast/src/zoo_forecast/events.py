@@ -8,7 +8,7 @@ In a claim `[rise|fall]` is the word for up and that for down; `{size}` is an ad
 adjective ("slight"), `{a_sized}` that with its article. In times and lengths `{n}` is a number, maybe in words,
 `{digits}` one never in words, `{nth}` an ordinal; `{unit}` fits the number and `{one}` is a single unit. Now is the
 first point of the future, and hour 7 is seven points later. In other sentences `{any}` is any number. Clauses may stand
-behind "it is likely that", fragments only alone or behind a colon.
+behind "it is likely that", fragments only alone or behind a colon. Denials name the event too, some with its direction.
 """
 
 from __future__ import annotations
@@ -171,7 +171,8 @@ class Teller:
         """Return a text that tells of an event, or denies it."""
         phrases = grammar()
         claims = phrases["kinds"][kind]
-        chosen = self.one(claims["denied"] if denied else claims["clauses"] + claims["fragments"])
+        clauses, fragments = (claims["denied_" + form if denied else form] for form in ("clauses", "fragments"))
+        chosen = self.one(clauses + fragments)
         begin = "past" if onset < 0 else "now" if onset == 0 else "soon"
         said = re.sub(r"\[([^|\]]*)\|([^\]]*)\]", r"\1" if up else r"\2", chosen).format(
             subject=self.one(phrases["subjects"], shared=True),
@@ -181,7 +182,7 @@ class Teller:
         )
         lead = ""
         if self.random.random() > UNSAID:
-            alone = chosen in claims["fragments"] or self.random.random() < IN_COLONS
+            alone = chosen in fragments or self.random.random() < IN_COLONS
             lead = self.one(phrases["leads"]["colons" if alone else "clauses"])
         sentence = f"{lead} {said}".strip()
         around = self.others(int(self.random.integers(0, 3)))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_aurora import TINY, tiny_aurora
 from tiny_small import TINY as TINY_SMALL
 from tiny_small import tiny_small
@@ -31,6 +32,14 @@ def test_all_ways_give_the_same_paths(weights: Path, size: str, ways: int) -> No
     report = bench(find("aurora-base"), size=size, rounds=1, weights=weights, device="cpu")
     assert (report.agrees, len(report.timings), report.not_run) == (True, ways, ())
     assert 0 < report.timings[1].difference.most < 1e-3  # type: ignore[union-attr]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_device_the_fused_sampler_is_one_more_way(weights: Path) -> None:
+    report = bench(find("aurora-base"), size="2", rounds=1, weights=weights, device="cuda")
+    assert report.agrees
+    assert [timing.way for timing in report.timings] == ["plain", "ours", "ours bf16", "ours bf16, fused"]
 
 
 @pytest.mark.parametrize("size", ["0", "many", "2-hole", "-1"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -30,19 +32,47 @@ def test_folded_gives_what_plain_gives(sampler: Sampler, samples: int, tokens: i
     torch.testing.assert_close(quick, plain, rtol=0, atol=1e-6)  # the code of the time is fp32
 
 
+@pytest.mark.parametrize("sampler", ["ode", "official"])
+@pytest.mark.parametrize(("samples", "tokens", "steps"), [(3, 5, 10), (2, folded.TOKENS + 3, 2)])
+def test_fused_gives_what_plain_gives(sampler: Sampler, samples: int, tokens: int, steps: int) -> None:
+    net = tiny_aurora().flow
+    start, z = torch.randn(samples, tokens, 16), torch.randn(tokens, 32)
+    plain = flow.sample(net, start, z, steps=steps, sampler=sampler)
+    quick = folded.fused(net, start, z, steps=steps, sampler=sampler)
+    torch.testing.assert_close(quick, plain, rtol=0, atol=1e-5 * float(plain.abs().max()))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_graph_gives_what_folded_gives_whatever_ran_before(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("sampler", ["ode", "official"])
+def test_fused_on_a_device_is_as_near_to_float64_as_folded(sampler: Sampler) -> None:
+    net = tiny_aurora().flow.to("cuda")
+    start, z = torch.randn(100, 7, 16, device="cuda"), torch.randn(7, 32, device="cuda")
+    exact = flow.sample(copy.deepcopy(net).double(), start.double(), z.double(), steps=10, sampler=sampler)
+    half = net.to(torch.bfloat16)
+    folded_off, fused_off = (
+        float((follow(half, start, z.bfloat16(), steps=10, sampler=sampler) - exact).norm() / exact.norm())
+        for follow in (folded.sample, folded.fused)
+    )
+    assert fused_off < 1.1 * folded_off
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    ("dtype", "follow"),
+    [(torch.float32, folded.sample), (torch.bfloat16, folded.sample), (torch.bfloat16, folded.fused)],
+)
+def test_a_graph_gives_what_folded_gives_whatever_ran_before(dtype: torch.dtype, follow: Callable[..., Tensor]) -> None:
     net = tiny_aurora().flow.to("cuda", dtype)
-    graphs = Graphs(partial(folded.sample, net), shapes=2)
+    graphs = Graphs(partial(follow, net), shapes=2)
     sizes = [(3, 5, "ode"), (3, 5, "ode"), (2, 7, "ode"), (2, 7, "ode"), (3, 5, "ode"), (3, 5, "official")]
     with torch.inference_mode():
         for samples, tokens, sampler in [*sizes, *sizes]:
             start = torch.randn(samples, tokens, 16, device="cuda")
             z = torch.randn(tokens, 32, device="cuda", dtype=dtype)
             graph = graphs(start, z, steps=10, sampler=sampler)
-            assert torch.equal(graph, folded.sample(net, start, z, steps=10, sampler=sampler))  # type: ignore[arg-type]
+            assert torch.equal(graph, follow(net, start, z, steps=10, sampler=sampler))
 
 
 class Ideal(torch.nn.Module):

@@ -104,7 +104,7 @@ def _sampler(module: Aurora, half: Aurora, count: int) -> list[Way]:
             run()  # a graph is recorded at the second run: what is compared is what is timed
         return Way(name, run, _values, limits, **more)
 
-    return [
+    ways = [
         way("plain", plain, z, SAME, note="as flow.sample writes it"),
         way(
             "ours",
@@ -115,6 +115,11 @@ def _sampler(module: Aurora, half: Aurora, count: int) -> list[Way]:
         ),
         way("ours bf16", Graphs(partial(folded.sample, half.flow)), z.bfloat16(), NEAR, precision="bf16"),
     ]
+    if start.is_cuda:
+        fused = Graphs(partial(folded.fused, half.flow))
+        note = "all steps in one kernel"
+        ways.append(way("ours bf16, fused", fused, z.bfloat16(), NEAR, precision="bf16", note=note))
+    return ways
 
 
 def _whole(module: Aurora, half: Aurora, count: int) -> list[Way]:

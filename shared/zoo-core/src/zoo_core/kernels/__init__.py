@@ -6,5 +6,5 @@ see one opaque operator.
 
 `conv3x3` and `pointwise` are for inference on channel-last maps with a zero border: forward only, written into tensors
 that the caller gives (`out`), so that borders stay zero and a CUDA graph can replay them. `ctc` is a loss, with its
-backward.
+backward. `sampler` takes all steps of a flow at once, forward only.
 """

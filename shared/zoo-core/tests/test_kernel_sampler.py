@@ -79,6 +79,9 @@ def test_the_operator_on_a_cpu_is_the_formula_and_what_the_compiler_is_told_is_t
 def test_what_does_not_fit_is_said_in_words() -> None:
     with pytest.raises(ValueError, match="48 channels"):
         kernel.sampler(*rounded(inputs(1, 1, 4, width=48), HALF), False)
+    if DEVICE == "cuda":
+        with pytest.raises(ValueError, match="bf16 or fp16"):
+            kernel.sampler(*rounded(inputs(1, 1, 4), torch.float32), False)
 
 
 @pytest.mark.gpu

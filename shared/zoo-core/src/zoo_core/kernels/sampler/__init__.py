@@ -59,7 +59,7 @@ def sampler(
             blocks, then factor and shift of the last layer.
         w_in: (d, p), of the weights' type, which is bf16 or fp16 on CUDA, as all that follow and the modulations.
         b_in: (d,).
-        w: (2 B, d, d), W_1 and W_2 of each block in turn; d a power of 2, at least 16, on CUDA.
+        w: (2 B, d, d), W_1 and W_2 of each block in turn; d a power of 2 from 16 to 256 on CUDA.
         b: (2 B, d).
         w_out: (p, d).
         official: which step.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zoo_core.kernels.sampler.reference import EPSILON
 
+CHANNELS = (16, 32, 64, 128, 256)
 WIDTHS = (16, 32, 64)  # samples of a program; 128 would not fit into registers
 HIDDEN, WARPS = 128, 8  # Triton gives each warp 16 rows: with fewer, warps would do the same work twice
 LEAST = tl.constexpr(1e-12)  # gate that is divided by
@@ -100,12 +101,14 @@ def sampler(
     """See `zoo_core.kernels.sampler.sampler`; `width` is how many samples a program takes.
 
     Raises:
-        ValueError: the width of the net is no power of 2, or below 16.
+        ValueError: the net has another number of channels, or another type, than this kernel has room for.
     """
     samples, tokens, points = start.shape
     channels = w.shape[-1]
-    if channels < 16 or channels & (channels - 1):
-        raise ValueError(f"the net has {channels} channels: this kernel needs a power of 2, at least 16")
+    if channels not in CHANNELS:
+        raise ValueError(f"the net has {channels} channels: this kernel needs a power of 2 from 16 to 256")
+    if start.is_cuda and (start.dtype != torch.float32 or w.element_size() != 2):
+        raise ValueError(f"start is {start.dtype}, weights are {w.dtype}: this kernel needs float32, and bf16 or fp16")
     start, modulations = start.contiguous(), modulations.contiguous()
     out = start.clone()
     width = width or _width(samples, tokens, start.device)

@@ -102,7 +102,7 @@ class Forecaster:
     @classmethod
     def load(
         cls,
-        model: str = "aurora-base",
+        model: str = "aurora-small",
         *,
         weights: str | Path | None = None,
         device: str = "auto",

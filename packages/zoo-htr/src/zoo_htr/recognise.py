@@ -1,23 +1,24 @@
 """From pictures of lines to log-probabilities, results in the order of the input.
 
-On a CPU the lines run beside each other, one a thread, through `backends.Folded`; elsewhere, and where that does not
-fit, in batches of like widths through the network itself.
+On a CPU the lines run beside each other, one a thread, through an engine of `backends`; elsewhere, and where that does
+not fit, in batches of like widths through the network itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo_htr.backends import STEP, fastest
+from zoo_htr.backends import STEP, Bounds, fastest
 from zoo_htr.htr_jand import HTRJAND
-from zoo_htr.normalise import Pixels, prepare, standardise
+from zoo_htr.normalise import Pixels, prepare, standardise, standardise_one
 
 LEAST_SIDE = 8  # pixels; what is lower or narrower is no writing
 LONGEST = 4096  # columns that the network gets at once
@@ -45,9 +46,10 @@ class LineReader:
         device: where it is.
         pixels: columns of a batch, padding included: what bounds the memory.
         deterministic: every line alone on a canvas of its size class: the same bits whatever else is read with it.
-            `Folded` does that anyway.
-        plain: run the network as it is, in batches, where `Folded` would do the same faster.
-        precision: int8 for convolutions in 8 bits, of a network in float32; all others are the network's own.
+            The engines for CPUs do that anyway.
+        plain: run the network as it is, in batches, where an engine would do the same faster.
+        precision: int8 for 8 bits, of a network in float32; all others are the network's own.
+        bounds: for int8: those of the network's calibration; without them it is slower.
 
     Raises:
         UsageError: this machine cannot compute in int8.
@@ -62,11 +64,17 @@ class LineReader:
         deterministic: bool = False,
         plain: bool = False,
         precision: str = "fp32",
+        bounds: Bounds | None = None,
     ) -> None:
         self.network, self.device, self.pixels = network, torch.device(device), pixels
         self.deterministic = deterministic
         self.dtype = network.head.weight.dtype
-        self.folded = None if plain else fastest(network, precision)
+        self.engine = None if plain else fastest(network, precision, bounds)
+
+    @property
+    def described(self) -> str:
+        """What computes, in words, for files that say what read them."""
+        return "the network" if self.engine is None else self.engine.described
 
     def log_probs(self, lines: Sequence[Picture]) -> list[Tensor]:
         """Read lines.
@@ -79,8 +87,23 @@ class LineReader:
         Returns:
             for each line log-probabilities (T, V), float32, on the CPU; T = 0 for pictures below 8 pixels.
         """
-        if self.folded is not None:
-            return _beside_each_other(self._read_alone, lines)
+        results = dict(self.as_they_come(lines))
+        return [results[i] for i in range(len(lines))]
+
+    def as_they_come(self, lines: Sequence[Picture]) -> Iterator[tuple[int, Tensor]]:
+        """Yield the number of each line and what `log_probs` returns for it, for decoding beside the computation.
+
+        On a CPU those of like widths follow each other, the widest first, as engines have to prepare for each width.
+        """
+        if self.engine is None:
+            yield from enumerate(self._in_batches(lines))
+            return
+        with _threads(len(lines)) as each:
+            prepared = list(each(self._prepared, lines))
+            order = sorted(range(len(lines)), key=lambda i: -_width(prepared[i]))
+            yield from zip(order, each(self._read_alone, [prepared[i] for i in order]), strict=True)
+
+    def _in_batches(self, lines: Sequence[Picture]) -> list[Tensor]:
         prepared = [self._prepared(line) for line in lines]
         parts = [part for i, line in enumerate(prepared) if line is not None for part in _parts(i, line)]
         read: dict[_Part, Tensor] = {}
@@ -98,17 +121,14 @@ class LineReader:
         return prepare(line, height=self.network.height) if min(line.shape) >= LEAST_SIDE else None
 
     @torch.inference_mode()
-    def _read_alone(self, picture: Picture) -> Tensor:
-        """Read one line through `Folded`."""
-        assert self.folded is not None  # noqa: S101 (for mypy)
-        line = self._prepared(picture)
+    def _read_alone(self, line: Pixels | None) -> Tensor:
+        """Read one prepared line through the engine."""
+        assert self.engine is not None  # noqa: S101 (for mypy)
         result = torch.empty(0, len(self.network.alphabet))
         if line is None:
             return result
         for part in _parts(0, line):
-            pixels = torch.from_numpy(line[None, :, part.start : part.end].copy())  # it may be read-only
-            shades = standardise(pixels, torch.tensor([pixels.shape[2]]))
-            fresh = self.folded(shades[0, 0]).log_softmax(1)
+            fresh = self.engine(standardise_one(line[:, part.start : part.end])).log_softmax(1)
             result = _joined(result, fresh, part.start // STRIDE)
         return result
 
@@ -137,17 +157,23 @@ class LineReader:
         return [row[:n] for row, n in zip(results, lengths.tolist(), strict=True)]
 
 
-def _beside_each_other(read: Callable[[Picture], Tensor], lines: Sequence[Picture]) -> list[Tensor]:
-    """Read lines with as many threads as PyTorch would use for one; each computes with a single one."""
+@contextmanager
+def _threads(lines: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Give a `map` over lines with as many threads as PyTorch would use for one; each computes with a single one."""
     threads = torch.get_num_threads()
-    if threads == 1 or len(lines) < threads:
-        return [read(line) for line in lines]
+    if threads == 1 or lines < threads:
+        yield map
+        return
     try:
         with ThreadPoolExecutor(threads, "zoo-htr", torch.set_num_threads, (1,)) as pool:
-            return list(pool.map(read, lines))
+            yield pool.map
     finally:
         # the number is each thread's own, but those that start from now on would begin with the last one that was set
         torch.set_num_threads(threads)
+
+
+def _width(line: Pixels | None) -> int:
+    return 0 if line is None else line.shape[1]
 
 
 def _canvas(part: _Part) -> int:

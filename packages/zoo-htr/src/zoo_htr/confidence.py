@@ -103,7 +103,8 @@ class Calibration(_Data):
             empty = reading.confidence * chosen.empty
             return replace(reading, confidence=empty, exact=empty)
         sure = chosen.chars(features)
-        chars = tuple(replace(char, confidence=float(p)) for char, p in zip(reading.chars, sure, strict=True))
+        pairs = zip(reading.chars, sure.tolist(), strict=True)
+        chars = tuple(Char(char.text, p, char.start, char.end, char.alternatives) for char, p in pairs)
         plain = Reading(chars, line_confidence(chars, 1.0), reading.score)
         words = chosen.word(np.array([word.confidence for word in plain.words()]))
         return replace(

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from zoo_core.errors import InputError
 from zoo_core.nn.squeeze import SqueezeExcitation
 from zoo_htr.backends import STEP, Bounds, Convolution, Folded, FoldedBlock
 from zoo_htr.htr_jand import HTRJAND
@@ -36,11 +37,14 @@ class Graph8:
 
     Args:
         network: that `backends.fits`. Its weights are copied.
-        bounds: of these weights.
+        bounds: of these weights; None for float32, to compare with.
         threads: so many lines may be read at a time.
+
+    Raises:
+        InputError: the bounds are not those of such a network.
     """
 
-    def __init__(self, network: HTRJAND, bounds: Bounds, *, threads: int) -> None:
+    def __init__(self, network: HTRJAND, bounds: Bounds | None, *, threads: int = 1) -> None:
         import openvino as ov
 
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
@@ -191,6 +195,8 @@ class _Builder:
         self.rounded[name] = x, rank
         if self.bounds is None:
             return x
+        if name not in self.bounds:
+            raise InputError(f"The calibration has no bounds of {name}.", "python -m zoo_htr.calibrate makes one.")
         low, high = min(self.bounds[name][0], 0.0), max(self.bounds[name][1], 0.0)
         step = max(high - low, 1e-30) / 255
         ends = [_floats(step * (place - round(-low / step))) for place in (0, 255)]

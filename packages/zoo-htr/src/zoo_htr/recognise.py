@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ LONGEST = 4096  # columns that the network gets at once
 OVERLAP = 64  # columns that two parts of a longer line share
 SEARCH = 512  # columns in which the place of a cut is looked for
 STRIDE = 4  # columns a frame
+RUN = 4  # lines that a thread reads before it takes the next; more would leave others idle at the end
 
 Picture: TypeAlias = Pixels | Callable[[], Pixels]
 
@@ -93,15 +95,16 @@ class LineReader:
     def as_they_come(self, lines: Sequence[Picture]) -> Iterator[tuple[int, Tensor]]:
         """Yield the number of each line and what `log_probs` returns for it, for decoding beside the computation.
 
-        On a CPU those of like widths follow each other, the widest first, as engines have to prepare for each width.
+        On a CPU the widest come first, and a thread takes some of one canvas at a time: engines prepare for each.
         """
         if self.engine is None:
             yield from enumerate(self._in_batches(lines))
             return
         with _threads(len(lines)) as each:
             prepared = list(each(self._prepared, lines))
-            order = sorted(range(len(lines)), key=lambda i: -_width(prepared[i]))
-            yield from zip(order, each(self._read_alone, [prepared[i] for i in order]), strict=True)
+            runs = list(_runs([0 if line is None else line.shape[1] for line in prepared]))
+            for run, read in zip(runs, each(self._read_run, [[prepared[i] for i in run] for run in runs]), strict=True):
+                yield from zip(run, read, strict=True)
 
     def _in_batches(self, lines: Sequence[Picture]) -> list[Tensor]:
         prepared = [self._prepared(line) for line in lines]
@@ -120,6 +123,9 @@ class LineReader:
         line = picture() if callable(picture) else picture
         return prepare(line, height=self.network.height) if min(line.shape) >= LEAST_SIDE else None
 
+    def _read_run(self, lines: Sequence[Pixels | None]) -> list[Tensor]:
+        return [self._read_alone(line) for line in lines]
+
     @torch.inference_mode()
     def _read_alone(self, line: Pixels | None) -> Tensor:
         """Read one prepared line through the engine."""
@@ -136,7 +142,7 @@ class LineReader:
         """Yield parts of like widths, the widest first, so that the largest need of memory shows at once."""
         batch: list[_Part] = []
         for part in sorted(parts, key=lambda p: p.start - p.end):
-            canvas = _canvas(batch[0]) if batch else 0
+            canvas = _canvas(batch[0].end - batch[0].start) if batch else 0
             if batch and (self.deterministic or canvas * (len(batch) + 1) > self.pixels):
                 yield batch
                 batch = []
@@ -172,12 +178,16 @@ def _threads(lines: int) -> Iterator[Callable[..., Iterator[Any]]]:
         torch.set_num_threads(threads)
 
 
-def _width(line: Pixels | None) -> int:
-    return 0 if line is None else line.shape[1]
+def _runs(widths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield numbers of lines with one canvas, a few at a time, the widest first."""
+    order = sorted(range(len(widths)), key=lambda i: -widths[i])
+    for _, same in groupby(order, key=lambda i: _canvas(widths[i])):
+        numbers = list(same)
+        yield from (numbers[at : at + RUN] for at in range(0, len(numbers), RUN))
 
 
-def _canvas(part: _Part) -> int:
-    return -(-(part.end - part.start) // STEP) * STEP
+def _canvas(width: int) -> int:
+    return -(-width // STEP) * STEP
 
 
 def _parts(index: int, line: Pixels) -> Iterator[_Part]:

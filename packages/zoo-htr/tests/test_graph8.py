@@ -90,7 +90,7 @@ def test_bounds_hold_nine_lines_of_ten_and_are_of_the_numbers_that_are_rounded(s
 
 def test_bounds_of_another_network_are_refused(student: HTRJAND) -> None:
     few = {name: ends for name, ends in CALIBRATION.bounds.items() if name != "block2.qkv"}
-    with pytest.raises(InputError, match="no bounds of block2.qkv"):
+    with pytest.raises(InputError, match=r"no bounds of block2\.qkv"):
         Graph8(student, few)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from zoo_core.catalog import CatalogEntry
 from zoo_core.errors import UsageError, did_you_mean
@@ -200,8 +199,6 @@ def read(
 ) -> list[Outcome]:
     """Read lines with several decoders over one run of the network, whose time each of them is charged.
 
-    A single decoder works beside the network, as `zoo predict` does; of several each has to be timed alone.
-
     Args:
         reader: of the network.
         decoders: each reads the lines of a page together.
@@ -212,43 +209,20 @@ def read(
     readings: list[dict[int, Reading]] = [{} for _ in decoders]
     for batch in _batches(lines):
         start = time.perf_counter()
-        pages: Iterable[tuple[list[int], list[Tensor]]] = _read_pages(reader, lines, batch)
-        if len(decoders) > 1:
-            pages = list(pages)
-            network_seconds += time.perf_counter() - start
+        pictures = [lines[i].pixels for page in batch for i in page]  # decoded beside the computation
+        log_probs = iter(reader.log_probs(pictures))
+        pages = [[next(log_probs) for _ in page] for page in batch]
+        network_seconds += time.perf_counter() - start
+        for number, decoder in enumerate(decoders):
             start = time.perf_counter()
-        first, *others = decoders
-        known = []
-        for page, log_probs in pages:
-            readings[0] |= zip(page, first.read(log_probs), strict=True)
-            known.append((page, log_probs))
-        seconds[0] += time.perf_counter() - start
-        for number, decoder in enumerate(others, 1):
-            start = time.perf_counter()
-            for page, log_probs in known:
-                readings[number] |= zip(page, decoder.read(log_probs), strict=True)
+            for page, known in zip(batch, pages, strict=True):
+                readings[number] |= zip(page, decoder.read(known), strict=True)
             seconds[number] += time.perf_counter() - start
-        step(sum(map(len, batch)))
+        step(len(pictures))
     return [
         Outcome(tuple(found[i] for i in range(len(lines))), network_seconds + own)
         for found, own in zip(readings, seconds, strict=True)
     ]
-
-
-def _read_pages(
-    reader: LineReader, lines: Sequence[TrueLine], batch: Sequence[list[int]]
-) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """Yield the pages of a batch with the log-probabilities of their lines, each when its last line is read."""
-    places = [(number, i) for number, page in enumerate(batch) for i in page]
-    missing = list(map(len, batch))
-    found: dict[int, Tensor] = {}
-    pictures = [lines[i].pixels for _, i in places]  # decoded beside the computation
-    for place, log_probs in reader.as_they_come(pictures):
-        number, i = places[place]
-        found[i] = log_probs
-        missing[number] -= 1
-        if not missing[number]:
-            yield batch[number], [found.pop(i) for i in batch[number]]
 
 
 def read_by_peer(

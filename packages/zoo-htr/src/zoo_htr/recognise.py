@@ -89,22 +89,17 @@ class LineReader:
         Returns:
             for each line log-probabilities (T, V), float32, on the CPU; T = 0 for pictures below 8 pixels.
         """
-        results = dict(self.as_they_come(lines))
-        return [results[i] for i in range(len(lines))]
-
-    def as_they_come(self, lines: Sequence[Picture]) -> Iterator[tuple[int, Tensor]]:
-        """Yield the number of each line and what `log_probs` returns for it, for decoding beside the computation.
-
-        On a CPU the widest come first, and a thread takes some of one canvas at a time: engines prepare for each.
-        """
         if self.engine is None:
-            yield from enumerate(self._in_batches(lines))
-            return
+            return self._in_batches(lines)
         with _threads(len(lines)) as each:
             prepared = list(each(self._prepared, lines))
+            # a thread takes some of one canvas at a time, as engines have to prepare for each
             runs = list(_runs([0 if line is None else line.shape[1] for line in prepared]))
-            for run, read in zip(runs, each(self._read_run, [[prepared[i] for i in run] for run in runs]), strict=True):
-                yield from zip(run, read, strict=True)
+            read = each(self._read_run, [[prepared[i] for i in run] for run in runs])
+            results = {
+                i: logs for run, found in zip(runs, read, strict=True) for i, logs in zip(run, found, strict=True)
+            }
+        return [results[i] for i in range(len(lines))]
 
     def _in_batches(self, lines: Sequence[Picture]) -> list[Tensor]:
         prepared = [self._prepared(line) for line in lines]

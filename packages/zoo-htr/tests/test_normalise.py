@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zoo_htr.alphabet import Alphabet
 from zoo_htr.augment import Choice, render, still
 from zoo_htr.data import LineStore, scribbles
-from zoo_htr.normalise import _percentile, prepare, standardise
+from zoo_htr.normalise import _percentile, prepare, standardise, standardise_one
 
 CPU = torch.device("cpu")
 ALPHABET = Alphabet(("", *"abcdefgh "))
@@ -44,6 +44,14 @@ def test_a_line_is_the_same_to_the_bit_alone_and_in_a_batch(widths: list[int], c
 def test_percentiles_are_those_that_sorting_gives(levels: list[int], percent: int) -> None:
     counts = np.bincount(levels, minlength=256)
     assert _percentile(counts, percent) == pytest.approx(np.percentile(levels, percent), rel=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(low=st.integers(0, 255), high=st.integers(0, 255), width=st.integers(1, 90), seed=st.integers(0, 99))
+def test_one_line_is_what_a_batch_of_one_is_to_the_bit(low: int, high: int, width: int, seed: int) -> None:
+    line = np.random.default_rng(seed).integers(min(low, high), max(low, high) + 1, (64, width)).astype(np.uint8)
+    batch = standardise(torch.from_numpy(line)[None], torch.tensor([width]))
+    assert torch.equal(standardise_one(line), batch[0, 0])
 
 
 def test_paper_is_zero_and_ink_positive_in_units_of_the_contrast() -> None:

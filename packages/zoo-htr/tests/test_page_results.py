@@ -101,7 +101,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, opened: Callable[..., HT
 
 def test_the_result_names_what_read_it(opened: Callable[..., HTRPredictor], weights: Path) -> None:
     made = opened().predict(page_picture()).as_dict()["provenance"]
-    assert set(made) == {"weights", "normaliser", "decoder", "language model"}
+    assert set(made) == {"weights", "normaliser", "engine", "decoder", "language model"}
     assert len(made["weights"]) == 16
     assert made["decoder"] == "greedy"
     searched = opened(decoder="beam", charset="a-z ", lm="fr", format="json").predict(page_picture())

@@ -52,6 +52,8 @@ class Alphabet:
             UsageError: a character is no symbol.
         """
         text, indices, at = normal(text), [], 0
+        if self._longest == 1 and all(c in self._index for c in text):
+            return [self._index[c] for c in text]
         while at < len(text):
             symbol = self._symbol_at(text, at)
             if not symbol:
@@ -77,6 +79,8 @@ class Alphabet:
     def unknown(self, text: str) -> str:
         """Return the characters of a text, in its order, that no symbol covers."""
         text, missing, at = normal(text), "", 0
+        if self._longest == 1:
+            return "".join(c for c in text if c not in self._index)
         while at < len(text):
             symbol = self._symbol_at(text, at)
             missing += "" if symbol else text[at]

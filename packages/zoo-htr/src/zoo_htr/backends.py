@@ -16,10 +16,11 @@ What `Folded` changes, with nothing but the order of sums in the result:
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class Convolution:
         return functional.conv2d(x, weight, self.bias, self.stride, padding=1)
 
 
+Bounds: TypeAlias = Mapping[str, tuple[float, float]]
 Make: TypeAlias = Callable[[Tensor, Tensor, tuple[int, int]], Convolution]
 
 
@@ -207,6 +209,12 @@ class Folded:
         self.proj_norm, self.norm, self.head = network.proj_norm, network.norm, network.head
         self.blocks = [FoldedBlock.of(cast(JointBlock, block)) for block in network.blocks]
 
+    @property
+    def described(self) -> str:
+        """The engine in words."""
+        eight = any(type(stage.conv) is not Convolution for stage in self.stages)
+        return "PyTorch, convolutions in 8 bits" if eight else "PyTorch"
+
     @torch.inference_mode()
     def __call__(self, line: Tensor) -> Tensor:
         """Read a line.
@@ -234,6 +242,17 @@ class Folded:
         return logits
 
 
+class Engine(Protocol):
+    """Reads one line at a time; several threads may call it."""
+
+    @property
+    def described(self) -> str:
+        """The engine in words."""
+
+    def __call__(self, line: Tensor) -> Tensor:
+        """See `Folded.__call__`."""
+
+
 def fits(network: HTRJAND) -> bool:
     """Whether `Folded` can run this network: float32 on the CPU, evaluation mode, both attentions in its blocks."""
     weight = network.head.weight
@@ -241,12 +260,14 @@ def fits(network: HTRJAND) -> bool:
     return both and weight.device.type == "cpu" and weight.dtype == torch.float32 and not network.training
 
 
-def fastest(network: HTRJAND, precision: str = "fp32") -> Folded | None:
+def fastest(network: HTRJAND, precision: str = "fp32", bounds: Bounds | None = None) -> Engine | None:
     """Return the engine for a network here; None where the network itself, in batches, is the fastest there is.
 
     Args:
         network: in evaluation mode, where it is to run; in float32 for int8.
-        precision: int8 for convolutions in 8 bits; others are those of the network.
+        precision: int8 for 8 bits; others are those of the network.
+        bounds: of the numbers in this network, for int8; see `zoo_htr.graph8`. Without them, or without OpenVINO, only
+            convolutions are in 8 bits.
 
     Raises:
         UsageError: this machine cannot compute in int8.
@@ -257,6 +278,10 @@ def fastest(network: HTRJAND, precision: str = "fp32") -> Folded | None:
 
     if not fits(network) or not supported():
         raise UsageError("int8 runs on CPUs that have VNNI instructions.", "Use --precision fp32, or --device cpu.")
+    if bounds and importlib.util.find_spec("openvino") is not None:
+        from zoo_htr.graph8 import Graph8
+
+        return Graph8(network, bounds, threads=torch.get_num_threads())
     return Folded(network, convolution)
 
 

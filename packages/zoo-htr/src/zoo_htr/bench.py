@@ -6,6 +6,7 @@ spread evenly over the split val below ZOO_PACKS; without that, bar codes stand 
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -87,8 +88,8 @@ def bench(
         return Way(name, kept, _codes, limits, note=note)
 
     def ours(decoder: str, **how: Any) -> Callable[[], list[str]]:
-        reader = LineReader(network, device=where, **how)
         chosen = Decoder.by_options(entry, network, HTROptions.model_validate({"decoder": decoder}))
+        reader = LineReader(network, device=where, bounds=chosen.bounds, **how)
         return lambda: read(reader, [chosen], lines, step=_nothing)[0].texts
 
     if where.type == "cpu":
@@ -97,7 +98,9 @@ def bench(
             way("ours in batches", ours("greedy", plain=True), SAME, "the network as it is, lines of like widths"),
         ]
         if supported():
-            ways.append(way("ours int8", ours("greedy", precision="int8"), None, "--precision int8: another text"))
+            with_openvino = importlib.util.find_spec("openvino") is not None
+            note = f"--precision int8 {'with' if with_openvino else 'without'} OpenVINO: another text"
+            ways.append(way("ours int8", ours("greedy", precision="int8"), None, note))
     else:
         ways = [
             way("ours", ours("greedy"), SAME, "greedy, batches of like widths"),

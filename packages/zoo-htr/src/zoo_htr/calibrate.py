@@ -6,6 +6,7 @@ cross-fitted: the lines of a fifth of the writers are judged by a map that the o
 
 from __future__ import annotations
 
+import importlib.util
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,10 @@ from zoo_htr.decode import BONUS, LANGUAGE_SCALE, Decoder
 from zoo_htr.eval import reliability
 from zoo_htr.fingerprint import fingerprint
 from zoo_htr.fitting import fit_map, fit_temperature
+from zoo_htr.graph8 import LINES, find_bounds
 from zoo_htr.htr_jand import HTRJAND
 from zoo_htr.metrics import score
+from zoo_htr.normalise import prepare, standardise_one
 from zoo_htr.reading import Reading
 from zoo_htr.recognise import LineReader
 from zoo_htr.truth import TrueLine, true_lines
@@ -168,6 +171,12 @@ def _fold(line: TrueLine) -> int:
     return zlib.crc32(f"{line.corpus}/{line.writer or line.document}".encode()) % FOLDS
 
 
+def shades(lines: Sequence[TrueLine], height: int) -> list[Tensor]:
+    """Return some lines, spread evenly, as a network of this height takes them."""
+    chosen = np.linspace(0, len(lines) - 1, min(len(lines), LINES)).round().astype(int)
+    return [standardise_one(prepare(lines[i].pixels(), height=height)) for i in chosen]
+
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -201,6 +210,11 @@ def command(
     lines = list(true_lines(path, limit=limit))
     output.note(f"reading {len(lines)} lines of {path.name}")
     examples = Examples(lines, LineReader(network).log_probs([line.pixels() for line in lines]))
+    bounds = {}
+    if importlib.util.find_spec("openvino") is not None:
+        bounds = find_bounds(network, shades(lines, network.height))
+    else:
+        output.note('no bounds for --precision int8, which take: pip install "zoo-htr[openvino]"')
     calibration = calibrate(
         examples,
         network.alphabet,
@@ -208,7 +222,7 @@ def command(
         weights=fingerprint(network),
         fitted_on=f"{path.name}: {len(lines)} lines of {len({(x.corpus, x.writer) for x in lines})} writers",
         say=output.note,
-    )
+    ).model_copy(update={"bounds": bounds})
     with whole(target, overwrite=overwrite) as aside:
         aside.write_text(as_json(calibration), "utf-8")
     rows = []

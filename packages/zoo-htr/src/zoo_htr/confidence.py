@@ -86,6 +86,7 @@ class Calibration(_Data):
     language_scale: float = Field(ge=0, le=10, description="alpha: weight of the language model in the beam search")
     bonus: float = Field(ge=-10, le=10, description="beta: nats a character in the beam search")
     maps: dict[DecoderName, ConfidenceMap] = Field(default_factory=dict, description="by decoder")
+    bounds: dict[str, tuple[float, float]] = Field(default_factory=dict, description="of numbers in the network: int8")
 
     def apply(self, decoder: DecoderName, reading: Reading, features: Floats) -> Reading:
         """Return a reading whose confidences are probabilities; as it is, if the decoder was not calibrated.
@@ -102,7 +103,8 @@ class Calibration(_Data):
             empty = reading.confidence * chosen.empty
             return replace(reading, confidence=empty, exact=empty)
         sure = chosen.chars(features)
-        chars = tuple(replace(char, confidence=float(p)) for char, p in zip(reading.chars, sure, strict=True))
+        pairs = zip(reading.chars, sure.tolist(), strict=True)
+        chars = tuple(Char(char.text, p, char.start, char.end, char.alternatives) for char, p in pairs)
         plain = Reading(chars, line_confidence(chars, 1.0), reading.score)
         words = chosen.word(np.array([word.confidence for word in plain.words()]))
         return replace(

@@ -16,6 +16,7 @@ from zoo_core.catalog import CatalogEntry
 from zoo_core.errors import UsageError, did_you_mean
 from zoo_htr.align import best_spans, log_likelihoods
 from zoo_htr.alphabet import Alphabet
+from zoo_htr.backends import Bounds
 from zoo_htr.beam import WIDTH, Hypothesis, Scorer, beam_search
 from zoo_htr.confidence import Calibration, DecoderName, features, find_calibration, read_calibration, tempered
 from zoo_htr.correct import better
@@ -190,6 +191,11 @@ class Decoder:
             return None
         scale = self.calibration.language_scale if self.calibration else LANGUAGE_SCALE
         return self.language.mixture(texts, self.alphabet, scale=scale)
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the calibration knows of the numbers in the network, for int8; empty if nothing."""
+        return self.calibration.bounds if self.calibration is not None else {}
 
     @property
     def _bonus(self) -> float:

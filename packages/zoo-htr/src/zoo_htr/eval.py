@@ -136,7 +136,8 @@ def evaluate(
         if progress:
             progress(done, total)
 
-    outcomes = read(LineReader(network, device=where, precision=precision), decoders, lines, step=step)
+    reader = LineReader(network, device=where, precision=precision, bounds=decoders[0].bounds)
+    outcomes = read(reader, decoders, lines, step=step)
     others: dict[str, Outcome] = {f"{d.decoder} decoder": o for d, o in zip(decoders[1:], outcomes[1:], strict=True)}
     if against:
         from zoo_htr.peers import peer
@@ -181,6 +182,7 @@ def evaluate(
         tables=tuple(tables.all_tables(more, list(others))),
         facts={
             "precision": precision,
+            "engine": reader.described,
             "weights": {"origin": found.origin, "file": found.path.name, "sha256": sha256_of(found.path)},
             "data_sha256": _digest(lines),
             "normaliser": normalise.VERSION,

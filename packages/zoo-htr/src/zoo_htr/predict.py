@@ -88,8 +88,14 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         super().__init__(entry, module, device=device, precision=precision, options=options)
         network = cast(HTRJAND, module)
         quick = network if precision in ("fp32", "int8") else copy.deepcopy(network).to(DTYPES[precision])
-        self._reader = LineReader(quick, device=device, deterministic=options.deterministic, precision=precision)
         self._decoder = Decoder.by_options(entry, network, options)
+        self._reader = LineReader(
+            quick,
+            device=device,
+            deterministic=options.deterministic,
+            precision=precision,
+            bounds=self._decoder.bounds,
+        )
         self._table = read_table(options.image_map) if options.image_map else None
 
     @classmethod
@@ -305,6 +311,7 @@ class HTRPredictor(Predictor[Document, Iterable[PreparedPage], Read]):
         settings = (
             ("weights", fingerprint(self.module)),
             ("normaliser", str(normalise.VERSION)),
+            ("engine", self._reader.described),
             ("decoder", self._decoder.described),
             ("language model", self._decoder.language.name if self._decoder.language else "none"),
         )

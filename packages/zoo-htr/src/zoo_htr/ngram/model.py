@@ -49,7 +49,9 @@ class NGram:
 
     def probabilities(self, context: bytes) -> NDArray[np.float32]:
         """Return p(c | context), (V,); at index 0 that of the line's end. Not to be written to."""
-        return self._walk(context[-(self.order - 1) :])[1]
+        near = context[-(self.order - 1) :]
+        found = self._remembered.get(near)
+        return found[1] if found is not None else self._walk(near)[1]
 
     def _walk(self, context: bytes) -> tuple[int, NDArray[np.float32]]:
         """Return the number of a context and its probabilities; number -1 if no longer context is known."""
@@ -176,9 +178,7 @@ def shares(table: Floats, *, prior: float, rounds: int = 30) -> list[float]:
     """
     weights = np.full(table.shape[1], 1 / table.shape[1])
     for _ in range(rounds if len(table) else 0):
-        parts = table * weights
-        parts /= parts.sum(axis=1, keepdims=True)
-        weights = parts.sum(axis=0) + prior
+        weights = weights * ((1 / (table @ weights)) @ table) + prior
         weights /= weights.sum()
     return [float(weight) for weight in weights]
 
@@ -190,6 +190,6 @@ def symbol_probabilities(model: NGram, texts: Sequence[str]) -> Floats:
 
 def label_probabilities(model: NGram, label: Sequence[int]) -> Floats:
     """Return the probability of every symbol of one line, and of its end."""
-    line = bytes([EDGE, *label])
+    line, reach = bytes([EDGE, *label]), model.order - 1
     ends = enumerate((*label, EDGE), start=1)
-    return np.array([model.probabilities(line[:end])[symbol] for end, symbol in ends], np.float64)
+    return np.array([model.probabilities(line[max(end - reach, 0) : end])[symbol] for end, symbol in ends], np.float64)

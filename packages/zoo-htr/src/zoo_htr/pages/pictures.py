@@ -17,7 +17,7 @@ from zoo_core.io.inputs import Source
 Gray: TypeAlias = NDArray[np.uint8]
 PDF_DPI = 300
 MAX_PDF_PAGES = 10_000
-_LUMA = np.array([299, 587, 114], np.uint32)  # thousandths (ITU-R BT.601)
+_LUMA = np.array([299, 587, 114], np.float32)  # thousandths (ITU-R BT.601)
 _ONE_PDF_AT_A_TIME = threading.Lock()  # pdfium keeps state of its own
 
 
@@ -73,7 +73,8 @@ def as_gray(frame: Frame, notes: list[str] | None = None) -> Gray:
     if pixels.shape[2] == 1:
         gray = pixels[..., 0]
     else:
-        gray = ((pixels.astype(np.uint32) @ _LUMA + 500) // 1000).astype(np.uint8)
+        # whole numbers below 2^24, which float32 adds exactly, and fast
+        gray = ((pixels.astype(np.float32) @ _LUMA + 500) / 1000).astype(np.uint8)
     if frame.alpha is not None:
         alpha = frame.alpha.astype(np.float32)
         alpha /= 1 if frame.alpha.dtype.kind == "f" else np.iinfo(frame.alpha.dtype).max

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,19 +20,21 @@ from zoo_core.nn.number_format import number_format
 from zoo_core.train.curves import draw_curves
 from zoo_core.train.devices import launch
 from zoo_core.train.ema import Ema
+from zoo_core.train.filling import filled
 from zoo_core.train.generators import generator_states, kept_generators, restore_generators, seed_all
-from zoo_core.train.hardware import describe_hardware, peak_memory_bytes, wait_for
+from zoo_core.train.hardware import describe_hardware
 from zoo_core.train.log import Journal, Meter
 from zoo_core.train.pace import Pace, duration
 from zoo_core.train.prefetch import Part, prefetched
 from zoo_core.train.recipe import CachingRecipe, TrainRecipe
 from zoo_core.train.record import RunRecord, Status, commit, now, versions
 from zoo_core.train.regions import compile_parts
+from zoo_core.train.rehearsal import rehearsed
 from zoo_core.train.resume import check_same_run, finished_record, optimizer_state, restore_optimizer, starting_point
 from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, existing, read_checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step
-from zoo_core.train.structure import map_tensors, tensors_in
+from zoo_core.train.structure import map_tensors
 from zoo_core.train.task import (
     CompilesParts,
     Configures,
@@ -50,10 +50,6 @@ from zoo_core.weights.build import CONFIG
 from zoo_core.weights.files import sha256_of, write_tensors
 
 LOG = logging.getLogger("zoo_core.train")
-
-REHEARSED_STEPS = 50  # of a dry run with batches of several shapes, or as many as
-REHEARSED_SECONDS = 15.0  # allow
-CACHE_TOLD_SECONDS = 10.0  # between two lines about a cache that is being filled
 
 Resume = Literal["auto", "never"] | Path
 Until = Callable[[Sequence[Mapping[str, float]]], bool]
@@ -386,14 +382,7 @@ class _Run:
             )
         if self.fabric.world_size > 1:
             raise UsageError("Several processes cannot fill one cache.", "Run stage=cache in one process.")
-        done, count, told = 0, 0, time.monotonic()
-        with closing(self.task.fill_cache()) as filling:  # what was taken in is written also where it stops
-            for done, count in filling:
-                if time.monotonic() - told > CACHE_TOLD_SECONDS:
-                    LOG.info("the teacher's outputs of %d of %d samples are there", done, count)
-                    told = time.monotonic()
-                if self._stopping(done):
-                    break
+        done, count = filled(self.task, self._stopping)
         if self.request.signal is not None:
             raise InterruptedRunError(
                 f"Stopped by {self.request.signal.name} after {done} samples; they are kept.",
@@ -404,54 +393,11 @@ class _Run:
         return self._record("cached" if done == count else "time limit", 0)
 
     def rehearse(self) -> RunRecord:
-        """Run one step that sets everything up, two or more that are timed, and one evaluation; write nothing.
-
-        Where batches have several shapes, their steps cost more or less: then one step of each shape sets up, if
-        anything is compiled or captured for it, and as many steps as fit into some seconds are timed.
-        """
-        device, recipe, make = self.fabric.device, self.recipe, self._maker()
+        """Take some steps and one evaluation and time them, see `rehearsed`; write nothing."""
+        device, make = self.fabric.device, self._maker()
         self.pace = Pace(0)
         if isinstance(self.task, Rehearses):
             batch = map_tensors(lambda tensor: tensor.to(device), make(0))
             LOG.info("%s", self.task.rehearse(batch))
-
-        def timed(steps: Iterable[int], *, at_most_seconds: float = math.inf) -> tuple[float, int]:
-            begin, count = time.perf_counter(), 0
-            for count, step in enumerate(steps, start=1):
-                self._advance(step, make(step))
-                wait_for(device)
-                if count >= 2 and time.perf_counter() - begin > at_most_seconds:
-                    break
-            return time.perf_counter() - begin, count
-
-        def shapes(step: int) -> tuple[torch.Size, ...]:
-            return tuple(tensor.shape for tensor in tensors_in(make(step)))
-
-        setting_up, several = [0], len({shapes(step) for step in range(3)}) > 1
-        if several and (recipe.compile or recipe.graph):
-            first_of: dict[Any, int] = {}
-            for step in range(REHEARSED_STEPS):
-                first_of.setdefault(shapes(step), step)
-            setting_up = list(first_of.values())
-        setup_seconds, _ = timed(setting_up)
-        last = REHEARSED_STEPS if several else 2
-        whole_seconds, count = timed(range(1, last + 1), at_most_seconds=REHEARSED_SECONDS)
-        step_seconds = whole_seconds / count
-        memory = peak_memory_bytes(device)
-        self.meter.means()
-        begin = time.perf_counter()
-        self._evaluate()
-        eval_seconds = time.perf_counter() - begin
-        evaluations = -(-recipe.steps // recipe.eval_every)
-        self.metrics = {
-            "setup_seconds": setup_seconds,
-            "step_seconds": step_seconds,
-            "step_memory_bytes": memory,
-            "eval_seconds": eval_seconds,
-            "whole_run_seconds": setup_seconds + recipe.steps * step_seconds + evaluations * eval_seconds,
-        }
-        LOG.info(
-            "dry run: %.4g s and %.0f MB a step, %.3g s an evaluation; the whole run would take %s",
-            step_seconds, memory / 1e6, eval_seconds, duration(self.metrics["whole_run_seconds"]),
-        )  # fmt: skip
+        self.metrics = rehearsed(self.recipe, device, make=make, advance=self._advance, evaluate=self._evaluate)
         return self._record("dry run", 0)

@@ -1,12 +1,13 @@
 """How many steps aurora-small's flow needs: scores of its paths after 0 to 50 of them, on validation windows.
 
-    uv run tools/forecast_steps.py small.safetensors [--write]
+    uv run tools/forecast_steps.py small.safetensors [--before teacher.safetensors] [--write]
 
 The values at each point are the quantile head's whatever the steps; the flow says which of them make up one path. So
 CRPS of single points is the same in every row, and what steps are worth shows in what needs whole paths: the CRPS of
 the total and of the largest value of a horizon, and the energy score (Gneiting and Raftery 2007). Without steps, path s
 is quantile s at every point. Each score is divided by that of 50 steps, set by set; printed are geometric means over
-the sets of data/forecast/eval. `--write` puts the table into docs/forecast-small.md.
+the sets of data/forecast/eval. `--before` names the weights whose flow taught these: their 50 steps are what
+all is divided by, and their rows come first. `--write` puts the table into docs/forecast-small.md.
 """
 
 from __future__ import annotations
@@ -38,23 +39,29 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
+    parser.add_argument("--before", type=Path, help="weights whose flow taught these")
     parser.add_argument("--windows", type=int, default=24, help="of a set, about")
     parser.add_argument("--sets", nargs="+", help="only these: a rehearsal")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    forecaster = Forecaster.load("aurora-small", weights=options.weights, device=options.device)
-    found, count = [], 0
+    given = {"before": options.before, "after": options.weights} if options.before else {"": options.weights}
+    forecasters = {
+        name: Forecaster.load("aurora-small", weights=path, device=options.device) for name, path in given.items()
+    }
+    found: dict[str, list[Figures]] = {name: [] for name in given}
+    count = 0
     for spec in suites()["all"]["sets"]:
         if options.sets and spec["name"] not in options.sets:
             continue
         horizon = max((h for h in spec["horizons"] if h <= LONGEST), default=min(spec["horizons"]))
         spec = {**spec, "horizons": [horizon]}
         part = prepare(spec, every=apart(spec, "validation", options.windows), which="validation")
-        found.append(measured(forecaster, part, horizon, options.windows))
+        for name, forecaster in forecasters.items():
+            found[name].append(measured(forecaster, part, horizon, options.windows))
         count += min(len(part.chosen), options.windows)
         print(part.name, file=sys.stderr, flush=True)
-    made = table(np.stack(found), count)
+    made = table({name: np.stack(scores) for name, scores in found.items()}, count)
     print(made)
     if options.write:
         text = f"<!-- made: steps -->\n\n{made}\n\n<!-- end: steps -->"
@@ -107,13 +114,17 @@ def energy(paths: Figures, came: Figures) -> Figures:
     return np.asarray(np.linalg.norm(paths - came[:, None], axis=2).mean(1) - spread / 2)
 
 
-def table(found: Figures, count: int) -> str:
-    """Return the table of (sets, steps, scores)."""
-    means = np.exp(np.log(found / found[:, -1:]).mean(0))
+def table(found: dict[str, Figures], count: int) -> str:
+    """Return the table of (sets, steps, scores) of each of the weights, over the last steps of the first ones."""
+    base = next(iter(found.values()))[:, -1:]
     rows = [("steps", *SCORES), ("---",) * (len(SCORES) + 1)]
-    rows += [(str(steps), *(f"{score:.4f}" for score in row)) for steps, row in zip(STEPS, means, strict=True)]
+    for name, scores in found.items():
+        means = np.exp(np.log(scores / base).mean(0))
+        for steps, row in zip(STEPS, means, strict=True):
+            rows.append((f"{steps} {name}".strip(), *(f"{score:.4f}" for score in row)))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    ending = f"Over that of 50 steps; {count} windows of {len(found)} sets, {SAMPLES} paths of each."
+    whose = f"{STEPS[-1]} steps before" if len(found) > 1 else f"{STEPS[-1]} steps"
+    ending = f"Over that of {whose}; {count} windows of {len(base)} sets, {SAMPLES} paths of each."
     return "\n".join([*lines, "", ending])
 
 

@@ -3,10 +3,10 @@
     uv run tools/htr_figures.py RUNS --data htr/lines/val.parquet -o models/htr-jand-student/figures-val.json
 
 RUNS holds what tools/train_htr_gpu.py trained: teacher-1 to teacher-3, student, student-2, ..., student-taught, ...,
-each with weights.safetensors. All networks read the lines greedily, teachers with the n-grams too, by the language
-weights in `--language`, which were fitted on val. A line's edits are averaged over the seeds, then the two ways are
-compared as `zoo eval` compares: writers are resampled whole, on both sides the same. `--against rapidocr` needs
-`uv run --with rapidocr --with onnxruntime`.
+and maybe short, ..., short-taught, ..., each with weights.safetensors. All networks read the lines greedily, teachers
+with the n-grams too, by the language weights in `--language`, which were fitted on val. A line's edits are averaged
+over the seeds, then two ways are compared as `zoo eval` compares: writers are resampled whole, on both sides the same.
+`--against rapidocr` needs `uv run --with rapidocr --with onnxruntime`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,13 @@ WAYS = {  # name -> model, runs
     "teacher": (TEACHER, ("teacher-1", "teacher-2", "teacher-3")),
     "student alone": (STUDENT, ("student", "student-2", "student-3")),
     "student taught": (STUDENT, ("student-taught", "student-taught-2", "student-taught-3")),
+    "student alone, fewer steps": (STUDENT, ("short", "short-2", "short-3")),
+    "student taught, fewer steps": (STUDENT, ("short-taught", "short-taught-2", "short-taught-3")),
+}
+DIFFERENCES = {
+    "student taught minus student alone": ("student taught", "student alone"),
+    "the same with fewer steps": ("student taught, fewer steps", "student alone, fewer steps"),
+    "student taught minus teacher": ("student taught", "teacher"),
 }
 BEAM = ("teacher",)  # read with the n-grams too
 
@@ -84,7 +91,7 @@ def main() -> None:
     parser.add_argument("--data", default="htr/lines/val.parquet")
     parser.add_argument("--limit", type=int, help="only the first lines: a rehearsal")
     parser.add_argument("--against", help="a peer, such as rapidocr")
-    parser.add_argument("--language", type=Path, help="the published teacher's calibration file, for its beam")
+    parser.add_argument("--language", type=Path, help="a calibration file, for the teachers' beam")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     path = find_pack(options.data)
@@ -93,14 +100,16 @@ def main() -> None:
     corpora = {name: np.array([line.corpus == name for line in lines]) for name in sorted({x.corpus for x in lines})}
     language = read_calibration(options.language) if options.language else None
 
-    greedy: dict[str, list[Scores]] = {name: [] for name in WAYS}
+    greedy: dict[str, list[Scores]] = {}
     beams: list[Scores] = []
     hashes = {}
     for name, (model, runs) in WAYS.items():
+        if not (options.runs / runs[0]).is_dir():
+            continue
         for run in runs:
             weights = options.runs / run / "weights.safetensors"
             plain, beam = read_run(model, weights, lines, language if name in BEAM else None)
-            greedy[name].append(plain)
+            greedy.setdefault(name, []).append(plain)
             beams += [beam] if beam is not None else []
             hashes[run] = sha256_of(weights)
             print(
@@ -111,14 +120,10 @@ def main() -> None:
     if beams:
         figures["teacher, beam"] = told(beams, corpora)
     weights_of_lines = greedy["teacher"][0].weights["cer"].tolist()
-    taught, alone, teacher = (greedy[name] for name in ("student taught", "student alone", "teacher"))
-    differences = {
-        "student taught minus student alone": (taught, alone),
-        "student taught minus teacher": (taught, teacher),
-    }
     compared = {
-        name: paired(mean_values(a), mean_values(b), weights=weights_of_lines, groups=groups)._asdict()
-        for name, (a, b) in differences.items()
+        name: paired(mean_values(greedy[a]), mean_values(greedy[b]), weights=weights_of_lines, groups=groups)._asdict()
+        for name, (a, b) in DIFFERENCES.items()
+        if a in greedy and b in greedy
     }
     published = evaluate(find(STUDENT), str(path), limit=options.limit)
     published_beam = evaluate(find(STUDENT), str(path), limit=options.limit, protocol="beam")

@@ -24,8 +24,8 @@ SYNTHETIC = Path("runs") / "forecast-synthetic.npz"
 KEYS = (f"synthetic={SYNTHETIC}",)
 # as recipes/aurora-small-steps.yaml has it
 FEWER = (
-    "taught_steps=50", "texts=false", "events=0.0", "covariates=0.0", "batch=64", "learning_rate=5e-4",
-    "weight_decay=0.0", "warmup_steps=200", "precision=fp32", "compile=false", "graph=false",
+    "taught_steps=50", "texts=false", "events=0.0", "covariates=0.0", "batch=16", "learning_rate=5e-4",
+    "weight_decay=0.0", "warmup_steps=150", "precision=fp32", "compile=false", "graph=false",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def stages(steps: int) -> tuple[Stage, ...]:
     """Return what is trained: one seed, its flow in fewer steps, and two more seeds to compare with."""
     return (
         Stage("small", "aurora-small", steps=steps, keys=KEYS),
-        Stage("steps", "aurora-small", takes={"init": "small"}, steps=6_000, keys=(*KEYS, *FEWER)),
+        Stage("steps", "aurora-small", takes={"init": "small"}, steps=2_400, keys=(*KEYS, *FEWER)),
         Stage("small-2", "aurora-small", like="small", keys=(*KEYS, "seed=2"), kept=False),
         Stage("small-3", "aurora-small", like="small", keys=(*KEYS, "seed=3"), kept=False),
     )

@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from zoo_core.errors import MissingDependencyError, UsageError
@@ -73,9 +73,9 @@ def open_tower(
     path = path or find()
     tensors, _ = read_tensors(path)
     own = {
-        name: tensor.float() * tensors[name + SCALE].float() if name + SCALE in tensors else tensor
-        for name, tensor in tensors.items()
-        if not name.endswith((SCALE, "position_ids")) and not _beyond(name, layers)
+        name: tensor
+        for name, tensor in widened(tensors).items()
+        if not name.endswith("position_ids") and not _beyond(name, layers)
     }
     with torch.device("meta"):
         tower = BERT(**SIZES, layers=layers)
@@ -102,6 +102,15 @@ def compact(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
+def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what `compact` made small, with its matrices in fp32."""
+    return {
+        name: tensor.float() * tensors[name + SCALE].float() if name + SCALE in tensors else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(SCALE)
+    }
+
+
 def rows_of(states: Tensor, lengths: Tensor, rows: int = ROWS) -> Tensor:
     """Return at most `rows` rows of each text: its states, or means of as many neighbours as a longer text needs.
 
@@ -123,7 +132,7 @@ def rows_of(states: Tensor, lengths: Tensor, rows: int = ROWS) -> Tensor:
 
 
 @torch.inference_mode()
-def read(tower: BERT, texts: Sequence[str], *, batch: int = 256) -> Tensor:
+def read(tower: nn.Module, texts: Sequence[str], *, batch: int = 256) -> Tensor:
     """Return the rows of texts (N, 48, 384) in half precision on the tower's device, short ones read together."""
     device = next(tower.parameters()).device
     cut: list[Pieces] = [pieces(text, limit=PIECES) or Pieces((101, 102)) for text in texts]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
-from zoo_forecast.bert import BERT
 from zoo_forecast.corpus import SHORT, Track
 from zoo_forecast.events import Of
 from zoo_forecast.forecaster import Forecaster
@@ -88,7 +88,7 @@ class Exam:
         tower: what reads texts.
     """
 
-    def __init__(self, held: Sequence[Question], told: Sequence[Question] = (), tower: BERT | None = None) -> None:
+    def __init__(self, held: Sequence[Question], told: Sequence[Question] = (), tower: nn.Module | None = None) -> None:
         self.held, self.told, self.tower = held, told, tower
 
     def __call__(self, module: AuroraSmall) -> dict[str, float]:

@@ -35,7 +35,9 @@ class Recipe(TrainRecipe):
     final_share: float = Field(0.01, ge=0, le=1, description="of that rate at the last step; a cosine leads there")
     warmup_steps: int = Field(1000, ge=0, description="steps of linear rise at the start")
     weight_decay: float = Field(0.05, ge=0, description="not of biases, norms and places")
-    tuned: Literal["all", "heads"] = Field("all", description="heads: the last layer and the heads alone learn")
+    tuned: Literal["all", "heads", "tower"] = Field(
+        "all", description="heads: the last layer and the heads alone learn; tower: the light tower learns from MiniLM"
+    )
     taught_steps: int = Field(0, ge=0, description="the flow learns to end where so many steps of its own end; 0: off")
     flow_weight: float = Field(0.1, ge=0, description="of the flow's loss beside that of the quantiles")
     synthetic_share: float = Field(0.5, ge=0, le=1, description="of windows of made series")
@@ -90,29 +92,12 @@ class SmallTask:
         return self.network.parts()
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW; no decay of what has one dimension, nor of places."""
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for name, parameter in self.module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            (free if parameter.ndim < 2 or name.endswith("place") else decayed).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.recipe.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            groups, lr=self.recipe.learning_rate, betas=(0.9, 0.98), fused=self.device.type == "cuda"
-        )
+        """See `adamw`."""
+        return adamw(self.module, self.recipe, self.device)
 
     def learning_rate(self, step: int) -> float:
-        """Linear rise, then half a cosine down."""
-        recipe = self.recipe
-        if step < recipe.warmup_steps:
-            return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-        way = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-        share = recipe.final_share + (1 - recipe.final_share) * (1 + math.cos(math.pi * way)) / 2
-        return recipe.learning_rate * share
+        """See `cosine_rate`."""
+        return cosine_rate(self.recipe, step)
 
     def batch(self, step: int) -> Tensor:
         """Uniform numbers, from which the device makes the windows itself."""
@@ -150,6 +135,30 @@ class SmallTask:
         """See `Exam`."""
         assert isinstance(module, AuroraSmall)  # noqa: S101 - for the type checker
         return self.exam(module)
+
+
+def adamw(module: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over what learns; no decay of what has one dimension, nor of places."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        (free if parameter.ndim < 2 or name.endswith("place") else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=device.type == "cuda")
+
+
+def cosine_rate(recipe: Recipe, step: int) -> float:
+    """Linear rise, then half a cosine down."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    way = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    share = recipe.final_share + (1 - recipe.final_share) * (1 + math.cos(math.pi * way)) / 2
+    return recipe.learning_rate * share
 
 
 @lru_cache(maxsize=8)

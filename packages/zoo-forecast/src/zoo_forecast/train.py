@@ -23,11 +23,13 @@ from zoo_forecast.bert import BERT
 from zoo_forecast.corpus import Corpus, Texts, Track, read_tracks
 from zoo_forecast.events import Events, make_event
 from zoo_forecast.leaks import check_training_packs
+from zoo_forecast.light_tower import LightTower
 from zoo_forecast.small import AuroraSmall
 from zoo_forecast.small_exam import Exam, events, held_out
 from zoo_forecast.small_steps import StepsTask
 from zoo_forecast.small_task import Recipe, SmallTask
 from zoo_forecast.synth import load, make_series
+from zoo_forecast.tower_task import TowerTask
 from zoo_forecast.windows import Windows
 
 LOG = logging.getLogger(__name__)
@@ -89,6 +91,24 @@ def material(recipe: Recipe, network: AuroraSmall, device: torch.device) -> tupl
     return windows, Exam(held_out(tracks), asked, tower)
 
 
+def tower_task(recipe: Recipe, network: AuroraSmall, device: torch.device) -> TowerTask:
+    """Put together what teaches the light tower: MiniLM, the texts of packs and made events, an exam.
+
+    Raises:
+        InputError: a pack is damaged, or holds what models are measured on.
+        MissingDependencyError: MiniLM is not here.
+    """
+    check_training_packs(pack_paths(recipe.packs))
+    texts = Texts()
+    read_tracks(pack_paths(recipe.packs), texts)
+    told = load(recipe.synthetic)[1] if recipe.synthetic else [make_event(0, n) for n in range(FEW)]
+    said = [*texts.all, *(event.text for event in told if event.text)]
+    teacher = minilm.open_tower(recipe.tower, layers=network.text_layers, device=device)
+    exam = Exam([], events(EXAMINED if recipe.packs else 4))
+    LOG.info("%d texts", len(said))
+    return TowerTask(LightTower().to(device), teacher, recipe, said, exam, network if recipe.init else None, device)
+
+
 def _numbered(tracks: list[Track], first: int) -> list[Track]:
     """Let the texts of tracks be numbered behind `first` others."""
     return [
@@ -130,9 +150,13 @@ def train(
         network.requires_grad_(False)
         for part in network.heads():
             part.requires_grad_(True)
-    windows, exam = material(settings, network, fabric.device)
-    kind = StepsTask if settings.taught_steps else SmallTask
-    task = kind(network, settings, windows, exam, fabric.device)
+    task: SmallTask | TowerTask
+    if settings.tuned == "tower":
+        task = tower_task(settings, network, fabric.device)
+    else:
+        windows, exam = material(settings, network, fabric.device)
+        kind = StepsTask if settings.taught_steps else SmallTask
+        task = kind(network, settings, windows, exam, fabric.device)
     return fit(task, settings, out, resume=resume, dry_run=dry_run, fabric=fabric)
 
 

@@ -58,7 +58,6 @@ def test_a_step_shows_the_same_texts_whenever_it_comes(task: TowerTask) -> None:
     one, again, next_one = task.batch(3), task.batch(3), task.batch(4)
     assert torch.equal(one.pieces, again.pieces)
     assert not torch.equal(one.pieces[:, :5], next_one.pieces[:, :5])
-    assert one.pieces.shape[1] <= LONGEST
 
 
 def test_words_are_replaced_and_signs_are_not(task: TowerTask) -> None:
@@ -69,7 +68,12 @@ def test_words_are_replaced_and_signs_are_not(task: TowerTask) -> None:
     assert min(strange) >= FIRST_WORD
     assert all((read.pieces[:, 0] == CLS).all() for read in seen)
     short = [(row, length) for read in seen for row, length in zip(read.pieces, read.lengths, strict=True)]
-    assert all(row[length - 1] == SEP for row, length in short if length < LONGEST)
+    assert all(row[length - 1] == SEP for row, length in short if length < min(LONGEST))
+
+
+def test_every_place_of_a_text_is_learnt(task: TowerTask) -> None:
+    longest = max(int(task.batch(step).lengths.max()) for step in range(40))
+    assert longest == minilm.PIECES
 
 
 def test_a_text_is_read_alike_beside_longer_ones(task: TowerTask) -> None:

@@ -28,7 +28,7 @@ from zoo_forecast.small_exam import Exam
 from zoo_forecast.small_task import Recipe, adamw, cosine_rate
 from zoo_forecast.words import CLS, Pieces, pieces
 
-LONGEST = 128  # pieces of a text that are learnt at a time
+LONGEST = (48, 48, 48, 64, 64, 64, 128, minilm.PIECES)  # pieces of a text that are learnt at a time: one for each batch
 CHANGED = 0.1  # share of the words that are replaced
 FIRST_WORD = 1000  # pieces before it are signs and unused ones
 RELATIONS = 12  # heads
@@ -95,16 +95,12 @@ class TowerTask:
         """Return texts or parts of texts, some of their words replaced."""
         draw = step_generator(self.recipe.seed, step)
         chosen = torch.randint(len(self.cut), (self.recipe.batch,), generator=draw).tolist()
-        read = _padded([self._part(self.cut[n], float(torch.rand((), generator=draw))) for n in chosen])
+        longest = LONGEST[int(torch.randint(len(LONGEST), (), generator=draw))]
+        where = torch.rand(self.recipe.batch, generator=draw).tolist()
+        read = _padded([_part(self.cut[n], longest, at) for n, at in zip(chosen, where, strict=True)])
         other = torch.randint(FIRST_WORD, self.vocabulary, read.pieces.shape, generator=draw)
         replaced = (torch.rand(read.pieces.shape, generator=draw) < CHANGED) & (read.pieces >= FIRST_WORD)
         return Read(torch.where(replaced, other, read.pieces), read.lengths)
-
-    @staticmethod
-    def _part(cut: Pieces, where: float) -> tuple[int, ...]:
-        """Return a text, or of a longer one any stretch."""
-        first = int(where * max(1, len(cut.numbers) - LONGEST + 1))
-        return cut.numbers if first == 0 else (CLS, *cut.numbers[first + 1 : first + LONGEST])
 
     def loss(self, batch: Read) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean square of the states, over that of the teacher's, and the divergence of their relations."""
@@ -136,9 +132,15 @@ class TowerTask:
         return scores
 
 
+def _part(cut: Pieces, longest: int, where: float) -> tuple[int, ...]:
+    """Return a text or, of one that is longer, a stretch; `where` in [0, 1) says which."""
+    first = int(where * max(1, len(cut.numbers) - longest + 1))
+    return (CLS, *cut.numbers[first + 1 : first + longest])
+
+
 def _padded(texts: Sequence[Sequence[int]]) -> Read:
-    lengths = torch.tensor([min(len(text), LONGEST) for text in texts])
+    lengths = torch.tensor([len(text) for text in texts])
     made = torch.zeros(len(texts), int(lengths.max()), dtype=torch.int64)
     for row, text in enumerate(texts):
-        made[row, : lengths[row]] = torch.tensor(text[:LONGEST])
+        made[row, : len(text)] = torch.tensor(text)
     return Read(made, lengths)

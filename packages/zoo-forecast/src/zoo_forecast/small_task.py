@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from zoo_core.train import TrainRecipe, step_generator
+from zoo_core.train import TrainRecipe, decay_groups, step_generator, warm_cosine
 from zoo_forecast.small import LEVELS, AuroraSmall, Outlook
 from zoo_forecast.small_exam import Exam
 from zoo_forecast.small_inputs import Inputs
@@ -139,26 +138,14 @@ class SmallTask:
 
 def adamw(module: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
     """AdamW over what learns; no decay of what has one dimension, nor of places."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        (free if parameter.ndim < 2 or name.endswith("place") else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
+    groups = decay_groups(module, recipe.weight_decay, free=("place",))
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=device.type == "cuda")
 
 
 def cosine_rate(recipe: Recipe, step: int) -> float:
     """Linear rise, then half a cosine down."""
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    way = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    share = recipe.final_share + (1 - recipe.final_share) * (1 + math.cos(math.pi * way)) / 2
-    return recipe.learning_rate * share
+    highest, lowest = recipe.learning_rate, recipe.learning_rate * recipe.final_share
+    return warm_cosine(step, steps=recipe.steps, warmup_steps=recipe.warmup_steps, highest=highest, lowest=lowest)
 
 
 @lru_cache(maxsize=8)

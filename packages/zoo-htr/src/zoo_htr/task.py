@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from pydantic import Field
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor, nn
 
-from zoo_core.train import TrainRecipe
+from zoo_core.train import TrainRecipe, decay_groups, warm_cosine
 from zoo_htr.augment import Choice, Rendered, render
 from zoo_htr.data import Line, LineStore, fingerprint, part_of, usable
 from zoo_htr.greedy import greedy
@@ -155,15 +154,7 @@ class HTRTask:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW; no decay where it would pull at a scale, a shift or a distance."""
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for name, parameter in self.module.named_parameters():
-            own = parameter.ndim < 2 or name.rpartition(".")[2] in NO_DECAY
-            (free if own else decayed).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.recipe.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ]
+        groups = decay_groups(self.module, self.recipe.weight_decay, free=NO_DECAY)
         return torch.optim.AdamW(
             groups, lr=self.recipe.learning_rate, betas=(0.9, 0.98), fused=self.device.type == "cuda"
         )
@@ -171,11 +162,8 @@ class HTRTask:
     def learning_rate(self, step: int) -> float:
         """Linear rise, then half a cosine down."""
         recipe = self.recipe
-        if step < recipe.warmup_steps:
-            return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-        way = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-        share = recipe.final_share + (1 - recipe.final_share) * (1 + math.cos(math.pi * way)) / 2
-        return recipe.learning_rate * share
+        highest, lowest = recipe.learning_rate, recipe.learning_rate * recipe.final_share
+        return warm_cosine(step, steps=recipe.steps, warmup_steps=recipe.warmup_steps, highest=highest, lowest=lowest)
 
     def batch(self, step: int) -> Batch:
         """Which lines, and what happens to them; the device makes them itself."""

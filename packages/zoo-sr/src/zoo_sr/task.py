@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo_core.io.packs import pack_paths
-from zoo_core.train import TrainRecipe
+from zoo_core.train import TrainRecipe, warm_cosine
 from zoo_sr.data import Photo, PhotoPool, fingerprint, read_photos, synthetic_photos
 from zoo_sr.metrics import psnr_y
 from zoo_sr.resize import resize_tensor
@@ -93,13 +92,8 @@ class SRTask:
     def learning_rate(self, step: int) -> float:
         """Linear rise, then half a cosine down to the final rate."""
         recipe = self.recipe
-        if step < recipe.warmup_steps:
-            return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-        way = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-        return (
-            recipe.final_learning_rate
-            + (recipe.learning_rate - recipe.final_learning_rate) * (1 + math.cos(math.pi * way)) / 2
-        )
+        highest, lowest = recipe.learning_rate, recipe.final_learning_rate
+        return warm_cosine(step, steps=recipe.steps, warmup_steps=recipe.warmup_steps, highest=highest, lowest=lowest)
 
     def batch(self, step: int) -> Tensor:
         """Where the patches of this step lie: little to copy to the device, which cuts them out itself."""

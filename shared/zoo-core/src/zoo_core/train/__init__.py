@@ -44,10 +44,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo_core.train.decay import decay_groups
     from zoo_core.train.devices import launch
     from zoo_core.train.generators import seed_all
     from zoo_core.train.loop import fit
     from zoo_core.train.order import Order, step_generator
+    from zoo_core.train.rates import warm_cosine
     from zoo_core.train.recipe import TrainRecipe
     from zoo_core.train.record import RunRecord
     from zoo_core.train.task import Task
@@ -57,12 +59,17 @@ _LAZY = {
     "RunRecord": "record",
     "Task": "task",
     "TrainRecipe": "recipe",
+    "decay_groups": "decay",
     "fit": "loop",
     "launch": "devices",
     "seed_all": "generators",
     "step_generator": "order",
+    "warm_cosine": "rates",
 }
-__all__ = ["Order", "RunRecord", "Task", "TrainRecipe", "fit", "launch", "seed_all", "step_generator"]
+__all__ = [
+    "Order", "RunRecord", "Task", "TrainRecipe", "decay_groups", "fit", "launch", "seed_all", "step_generator",
+    "warm_cosine",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

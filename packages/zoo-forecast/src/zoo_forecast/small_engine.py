@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_forecast import folded, minilm, noise
 from zoo_forecast.asked import Asked, Request
-from zoo_forecast.bert import BERT
 from zoo_forecast.corpus import LONGEST_PERIOD
 from zoo_forecast.graphs import Graphs
+from zoo_forecast.light_tower import minilm_or_light
 from zoo_forecast.series import Values
 from zoo_forecast.small import LEVELS, AuroraSmall, Outlook
 from zoo_forecast.small_inputs import (
@@ -54,14 +54,14 @@ class SmallEngine:
 
     Args:
         module: the network, in evaluation mode.
-        tower: what reads texts; by default MiniLM, opened when the first text comes.
+        tower: what reads texts; by default MiniLM or, where it is not, the light tower, opened when a text comes.
     """
 
     reads = frozenset({"covariates"})
     picture = 0
     shortest_texts = 0
 
-    def __init__(self, module: AuroraSmall, tower: BERT | None = None) -> None:
+    def __init__(self, module: AuroraSmall, tower: nn.Module | None = None) -> None:
         self.module, self.tower = module, tower
         self.follow: Callable[..., Tensor] = Graphs(partial(folded.sample, module.flow))
         self.device = module.facts.weight.device
@@ -76,7 +76,7 @@ class SmallEngine:
     def read_texts(self, pieces: Tensor, lengths: Tensor) -> Tensor:
         """See `Runs.read_texts`: (B, 48, 384)."""
         if self.tower is None:
-            self.tower = minilm.open_tower(layers=self.module.text_layers, device=self.device)
+            self.tower = minilm_or_light(layers=self.module.text_layers, device=self.device)
         return minilm.rows_of(self.tower(pieces, lengths), lengths).half()
 
     def group(self, one: Asked, request: Request) -> Hashable:

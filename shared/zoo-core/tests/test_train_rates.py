@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ def test_a_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
     rates = [warm_cosine(step, **RUN) for step in range(101)]
     assert rates[:10] == pytest.approx([0.03 * (step + 1) for step in range(10)])
     assert rates[9] == rates[10] == max(rates) == pytest.approx(0.3)
-    assert all(one > other for one, other in zip(rates[10:], rates[11:], strict=False))
+    assert all(one > other for one, other in pairwise(rates[10:]))
     assert rates[55] == pytest.approx((0.3 + 0.02) / 2)
     assert rates[100] == pytest.approx(0.02)
 

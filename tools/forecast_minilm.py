@@ -15,7 +15,6 @@ import argparse
 import re
 import tempfile
 from collections.abc import Mapping
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +57,12 @@ def main() -> None:
     rows[0] += ("CRPS with over without texts", "median moves by at most") if options.weights else ()
     exact: Tensor | None = None
     medians: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        as_file(files("zoo_forecast") / "weights" / light_tower.NAME) as light,
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         opened_ones = {name: opened(Path(folder, f"{name}.safetensors"), one) for name, one in towers.items()}
-        opened_ones["light tower"] = light.stat().st_size / 2**20, light_tower.open_tower(light, device=CPU)
+        opened_ones["light tower"] = (
+            find("aurora-small").manifest.parts[0].size_bytes / 2**20,
+            light_tower.open_tower(device=CPU),
+        )
         for name, (size, tower) in opened_ones.items():
             states = minilm.read(tower, texts).float()
             exact = states if exact is None else exact

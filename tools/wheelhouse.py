@@ -36,7 +36,8 @@ def faults_of(wheel: Path) -> list[str]:
         declared = {}
         for name in names:
             if "/manifests/" in name and name.endswith(".json"):
-                for weights in json.loads(archive.read(name)).get("weights", []):
+                manifest = json.loads(archive.read(name))
+                for weights in [*manifest.get("weights", []), *manifest.get("parts", [])]:
                     if weights["source"] == "embedded":
                         declared[f"{name.split('/')[0]}/weights/{weights['file']}"] = weights
         for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from zoo_core.catalog import find
 from zoo_core.config import load_recipe
+from zoo_core.errors import WeightsError
 from zoo_core.weights.files import write_tensors
 from zoo_forecast import minilm
 from zoo_forecast.bert import BERT
@@ -90,3 +92,25 @@ def test_what_is_published_opens_again(tmp_path: Path) -> None:
     assert path.stat().st_size < 6 * 2**20, "it travels in the wheel"
     own, opened = (minilm.read(one, TEXTS).float() for one in (tower, open_tower(path, device=CPU)))
     assert (own - opened).square().mean().sqrt() < 0.05 * own.square().mean().sqrt()
+
+
+def test_the_packaged_tower_is_the_one_that_the_manifest_names() -> None:
+    (part,) = find("aurora-small").manifest.parts
+    assert part.size_bytes < 6 * 2**20
+    rows = minilm.read(open_tower(device=CPU), TEXTS).float()
+    assert rows.isfinite().all()
+    # what it was taught: two texts about the same thing are nearer than two about different ones
+    said = ["Sales will rise sharply next month.", "Sales should jump strongly in a month.", "The server is down."]
+    near, far = minilm.read(open_tower(device=CPU), said).float().sum(1)[1:].unbind()
+    first = minilm.read(open_tower(device=CPU), said[:1]).float().sum(1)[0]
+    cosine = torch.nn.functional.cosine_similarity
+    assert cosine(first, near, dim=0) > cosine(first, far, dim=0)
+
+
+def test_another_file_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = find("aurora-small")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "light-tower.safetensors").write_bytes(b"x")
+    monkeypatch.setattr("zoo_forecast.light_tower.find", lambda _: replace(entry, folder=tmp_path))
+    with pytest.raises(WeightsError, match="light-tower has 4"):
+        open_tower(device=CPU)

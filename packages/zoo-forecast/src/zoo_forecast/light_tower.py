@@ -7,20 +7,20 @@ it so, arXiv:1909.11942) and three narrow layers: a fifth of the size. How it le
 from __future__ import annotations
 
 import logging
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.attention import Padding
+from zoo_core.catalog import find
 from zoo_core.errors import MissingDependencyError
 from zoo_core.weights.files import load_strict, read_tensors
+from zoo_core.weights.find import verify
 from zoo_forecast import minilm
 from zoo_forecast.bert import EPSILON, Block
 
 LOG = logging.getLogger(__name__)
-NAME = "light-tower.safetensors"
 
 
 class LightTower(nn.Module):
@@ -85,11 +85,13 @@ def open_tower(path: Path | None = None, *, device: torch.device) -> LightTower:
         device: where it runs.
 
     Raises:
-        WeightsError: the file is of another network.
+        WeightsError: the file is of another network, or not the one that the manifest names.
     """
     if path is None:
-        with as_file(files("zoo_forecast") / "weights" / NAME) as own:
-            return open_tower(own, device=device)
+        entry = find("aurora-small")
+        (part,) = entry.manifest.parts
+        path = entry.folder / "weights" / part.file
+        verify(path, part, name=part.name, remedy=f"Install {entry.package} again.")
     tower = LightTower()
     load_strict(tower, minilm.widened(read_tensors(path)[0]), what=str(path))
     return tower.to(device).eval().requires_grad_(False)

@@ -126,6 +126,9 @@ class Manifest(_Data):
     outputs: Port = Field(description="what comes out")
     recipe: str | None = Field(default=None, description="file in the package's recipes folder")
     weights: tuple[WeightSet, ...] = Field(default=(), description="published weights; none: `--weights FILE` only")
+    parts: tuple[WeightSet, ...] = Field(
+        default=(), description="embedded weights of other networks that the model's code opens, such as a text tower"
+    )
     parameters: int = Field(gt=0, description="how many the model has, counted")
     flops: Flops | None = Field(default=None, description="cost of one run")
     precisions: tuple[Literal["fp32", "bf16", "fp16", "int8"], ...] = Field(
@@ -136,7 +139,7 @@ class Manifest(_Data):
     limits: tuple[str, ...] = Field(default=(), description="what it cannot do, one sentence each")
     notes: tuple[str, ...] = Field(default=(), description="what else a user should know")
 
-    @field_validator("weights")
+    @field_validator("weights", "parts")
     @classmethod
     def _weight_names_differ(cls, sets: tuple[WeightSet, ...]) -> tuple[WeightSet, ...]:
         if len({s.name for s in sets}) != len(sets):

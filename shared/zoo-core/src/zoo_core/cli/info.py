@@ -103,7 +103,7 @@ def _weights(manifest: Manifest) -> list[str]:
     if not manifest.weights:
         return ["none published; give your own with --weights FILE"]
     lines = []
-    for weights in manifest.weights:
+    for weights in (*manifest.weights, *manifest.parts):
         place = "embedded" if weights.source == "embedded" else f"hub {weights.repo}@{(weights.revision or '')[:12]}"
         size = output.short_bytes(weights.size_bytes)
         lines.append(f"{weights.name}: {place}, {size}, {weights.licence}, trained on {weights.trained_on}")

@@ -79,6 +79,9 @@ def _body(manifest: Manifest, weight_set: WeightSet, record: Mapping[str, Any] |
     yield f"- Paper: {manifest.paper.title} ({manifest.paper.year}), {manifest.paper.id}"
     yield f"- Licence of these weights: {weight_set.licence}"
     yield f"- Trained on: {weight_set.trained_on}"
+    yield from (
+        f"- With it comes the {part.name}: {part.licence}, trained on {part.trained_on}" for part in manifest.parts
+    )
     yield from _figures(manifest)
     for heading, lines in (("Limits", manifest.limits), ("Notes", manifest.notes)):
         if lines:

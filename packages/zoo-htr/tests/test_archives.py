@@ -185,6 +185,15 @@ def test_two_members_of_one_name_and_a_file_for_a_folder(tmp_path: Path) -> None
     assert "there are two of that name" in str(bad[0].problem)
 
 
+def test_a_member_without_a_name_is_refused(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("a.xml", "<a/>")
+    nameless = file.getvalue().replace(b"a.xml", b"\0.xml")  # what follows a zero is no part of a name
+    with pytest.raises(InputError, match=r"a\.zip"):
+        unpack(Source("a.zip", data=nameless), tmp_path / "place")
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_any_bytes_changed_in_an_archive_are_a_sentence_or_a_member_that_is_named(draw: st.DataObject) -> None:

@@ -72,7 +72,8 @@ def unpack(source: Source, folder: Path, *, suffixes: Collection[str] = INPUTS) 
     problems: list[Source] = []
     budget = MAX_TOTAL_BYTES
     with _opened(source) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        # not is_dir(), which fails on a name of no characters
+        members = [member for member in archive.infolist() if not member.filename.endswith("/")]
         if len(members) > MAX_FILES:
             raise InputError(f"{source.name} holds {len(members)} files; the limit is {MAX_FILES}.", _ITSELF)
         for member, inside in [(member, _inside(source, member)) for member in members]:

@@ -34,6 +34,8 @@ def stages(steps: int) -> tuple[Stage, ...]:
     return (
         Stage("small", "aurora-small", steps=steps, keys=KEYS),
         Stage("steps", "aurora-small", takes={"init": "small"}, steps=2_400, keys=(*KEYS, *FEWER)),
+        Stage("10m", "aurora-small-10m", steps=steps, keys=KEYS),
+        Stage("foreign", "aurora-small", steps=steps, keys=(*KEYS, "foreign_texts=0.5")),
         Stage("small-2", "aurora-small", like="small", keys=(*KEYS, "seed=2"), kept=False),
         Stage("small-3", "aurora-small", like="small", keys=(*KEYS, "seed=3"), kept=False),
     )

@@ -30,11 +30,11 @@ FEWER = (
 
 
 def stages(steps: int) -> tuple[Stage, ...]:
-    """Return what is trained: one seed, its flow in fewer steps, and two more seeds to compare with."""
+    """Return what is trained: one seed, its flow in fewer steps, two more seeds and two other ways to compare with."""
     return (
         Stage("small", "aurora-small", steps=steps, keys=KEYS),
         Stage("steps", "aurora-small", takes={"init": "small"}, steps=2_400, keys=(*KEYS, *FEWER)),
-        Stage("10m", "aurora-small-10m", steps=steps, keys=KEYS),
+        Stage("10m", "aurora-small-10m", minutes=22, keys=(*KEYS, "learning_rate=8e-4")),
         Stage("foreign", "aurora-small", steps=steps, keys=(*KEYS, "foreign_texts=0.5")),
         Stage("small-2", "aurora-small", like="small", keys=(*KEYS, "seed=2"), kept=False),
         Stage("small-3", "aurora-small", like="small", keys=(*KEYS, "seed=3"), kept=False),
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--series", type=int, default=60_000, help="synthetic series")
     parser.add_argument("--events", type=int, default=40_000, help="synthetic events")
     parser.add_argument("--jobs", type=int, default=16, help="processes that make them")
-    parser.add_argument("--steps", type=int, default=24_000, help="of every stage")
+    parser.add_argument("--steps", type=int, default=24_000, help="of every stage that does not give minutes")
     parser.add_argument("--minutes", type=float, default=9)
     own, rest = parser.parse_known_args()
     begin = time.monotonic()

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from zoo_core.nn.graphs import captured
 from zoo_sr.gpu import FusedIMDN
 from zoo_sr.imdn import IMDN
 
@@ -62,20 +63,6 @@ def layers(*, blocks: int = 6) -> list[Layer]:
         Layer("upsampler 3x3 64->48 + shuffle", 9 * 64 * 48, 128 + 96),
     ]
     return head + block * blocks + tail
-
-
-def graphed(run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
-    """Capture a CUDA graph of `run`; return its replay and the tensor that it fills."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = run()
-    return graph.replay, out
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -170,8 +157,8 @@ def main() -> None:
         if not args.no_compile:
             compiled = torch.compile(half, dynamic=False)
             source = real.half().to(memory_format=torch.channels_last)
-            replay, result = graphed(lambda c=compiled, s=source: c(s))  # type: ignore[misc]
-            ways["compile + graph fp16"] = (replay, lambda replay=replay, result=result: (replay(), result)[1])  # type: ignore[misc]
+            graph, result = captured(lambda c=compiled, s=source: c(s), source.device, warm_ups=3)  # type: ignore[misc]
+            ways["compile + graph fp16"] = (graph.replay, lambda g=graph, r=result: (g.replay(), r)[1])  # type: ignore[misc]
         for name, output, given in (
             ("fused fp16", torch.float16, real.half()),
             ("fused fp16, bytes in and out", torch.uint8, x),

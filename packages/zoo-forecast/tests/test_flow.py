@@ -11,9 +11,9 @@ import torch
 from tiny_aurora import tiny_aurora
 from torch import Tensor
 
+from zoo_core.nn.graphs import Graphs
 from zoo_forecast import flow, folded
 from zoo_forecast.flow import Sampler
-from zoo_forecast.graphs import Graphs
 
 
 @pytest.mark.parametrize("sampler", ["ode", "official"])

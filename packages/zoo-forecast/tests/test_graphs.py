@@ -13,28 +13,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo_core.train.structure import tensors_in
+from zoo_core.nn.structure import tensors_in
 from zoo_forecast import resize
 from zoo_forecast.aurora import Aurora
 from zoo_forecast.engine import Engine
 from zoo_forecast.forecaster import Forecaster
-from zoo_forecast.graphs import Graphs
 from zoo_forecast.mode import CORRECTED, OFFICIAL, Mode
 
 TEXTS = ["A promotion starts on Monday.", "Outage.", "Prices fell by a fifth.", "The plant is closed until March."]
-
-
-def twice(x: Tensor, y: Tensor | None, *, plus: int) -> tuple[Tensor, Tensor | None]:
-    return 2 * x + plus, None if y is None else y @ y.mT
-
-
-def test_on_a_cpu_it_is_the_function() -> None:
-    graphs, x, y = Graphs(twice), torch.randn(3, requires_grad=True), torch.randn(2, 2)
-    for _ in range(3):
-        doubled, squared = graphs(x, y, plus=1)
-        assert torch.equal(doubled, 2 * x + 1)
-        assert torch.equal(squared, y @ y.mT)
-    assert doubled.requires_grad, "a CPU's tensors are as without graphs"
 
 
 class OnTheDevice(TorchDispatchMode):
@@ -85,17 +71,6 @@ def test_the_engine_never_waits_for_the_device(dtype: torch.dtype, told: bool, m
         run()  # constants come from the host at the first run
         with OnTheDevice():
             assert run().shape == (3, 5, 24)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_results_are_their_own_and_arguments_may_be_missing() -> None:
-    graphs = Graphs(twice)
-    given = [torch.full((2, 2), float(n), device="cuda") for n in range(6)]
-    results = [graphs(x, x if n % 2 else None, plus=1) for n, x in enumerate(given)]
-    for n, (x, (doubled, squared)) in enumerate(zip(given, results, strict=True)):
-        assert torch.equal(doubled, 2 * x + 1)
-        assert squared is None if n % 2 == 0 else torch.equal(squared, x @ x.mT)
 
 
 @pytest.mark.gpu

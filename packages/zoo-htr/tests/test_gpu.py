@@ -11,9 +11,9 @@ from torch import nn
 
 from zoo_core.catalog import find
 from zoo_core.nn.number_format import number_format
+from zoo_core.nn.structure import map_tensors
 from zoo_core.train import fit, launch
 from zoo_core.train.log import read_table
-from zoo_core.train.structure import map_tensors
 from zoo_htr.alphabet import Alphabet
 from zoo_htr.data import scribbles
 from zoo_htr.htr_jand import HTRJAND

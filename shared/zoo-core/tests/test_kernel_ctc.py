@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo_core.kernels.ctc import ctc, reference
+from zoo_core.nn.graphs import captured
 
 pytest.importorskip("triton", reason="Triton is not installed: only the reference can run here")
 from zoo_core.kernels.ctc import triton as kernel
@@ -137,14 +138,7 @@ def test_nothing_waits_for_the_device_and_a_graph_holds_it() -> None:
         run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        replayed = run()
+    graph, replayed = captured(run, DEVICE)
     graph.replay()
     assert torch.allclose(replayed, expected)
     assert reference.states(rest[0]) == 9

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from zoo_core.nn.structure import map_tensors, tensors_in
 from zoo_core.train import Order
 from zoo_core.train.prefetch import Part, prefetched
-from zoo_core.train.structure import map_tensors, tensors_in
 
 
 @pytest.mark.parametrize(("workers", "kind"), [(0, "process"), (1, "thread"), (4, "thread"), (2, "process")])

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from zoo_core.bench import BenchReport, Limits, Way, compare
 from zoo_core.catalog import CatalogEntry
 from zoo_core.errors import UsageError, did_you_mean
+from zoo_core.nn.graphs import Graphs
 from zoo_core.predict import choose_device
 from zoo_core.weights.build import build
 from zoo_core.weights.find import find
@@ -29,7 +30,6 @@ from zoo_forecast import flow, folded
 from zoo_forecast.aurora import Aurora
 from zoo_forecast.engine import Engine
 from zoo_forecast.forecaster import Forecaster
-from zoo_forecast.graphs import Graphs
 from zoo_forecast.mode import CORRECTED
 
 CONTEXT, HORIZON, SAMPLES = 512, 96, 100

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo_core.nn.graphs import Graphs
 from zoo_forecast import folded, noise
 from zoo_forecast.asked import Asked, Request
 from zoo_forecast.aurora import Aurora, Guidance, Reading
 from zoo_forecast.distil import OFFICIAL_ROWS
-from zoo_forecast.graphs import Graphs
 from zoo_forecast.mode import Mode
 from zoo_forecast.picture import draw, periods
 from zoo_forecast.series import scaled

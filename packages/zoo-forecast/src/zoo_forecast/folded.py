@@ -3,7 +3,7 @@
 Time and condition modulate the net's norms. They differ by step and token, not by sample, so all modulations are made
 before the loop, once a token and step instead of once a sample too: 69 % of the work is gone at 100 samples. The
 weights of the norms are folded into them as well. On a GPU the whole loop is one CUDA graph, see
-`zoo_forecast.graphs`; `fused` makes one kernel of it, for half precision.
+`zoo_core.nn.graphs`; `fused` makes one kernel of it, for half precision.
 """
 
 from __future__ import annotations

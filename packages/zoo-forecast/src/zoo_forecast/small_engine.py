@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo_core.nn.graphs import Graphs
 from zoo_forecast import folded, minilm, noise
 from zoo_forecast.asked import Asked, Request
 from zoo_forecast.corpus import LONGEST_PERIOD
-from zoo_forecast.graphs import Graphs
 from zoo_forecast.light_tower import minilm_or_light
 from zoo_forecast.series import Values
 from zoo_forecast.small import LEVELS, AuroraSmall, Outlook

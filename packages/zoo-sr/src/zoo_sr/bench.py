@@ -20,6 +20,7 @@ from torch.nn import functional
 from zoo_core.bench import BenchReport, Limits, NotRun, Way, compare
 from zoo_core.catalog import CatalogEntry
 from zoo_core.errors import UsageError, ZooError, did_you_mean
+from zoo_core.nn.graphs import captured
 from zoo_core.nn.number_format import number_format
 from zoo_core.predict import choose_device
 from zoo_core.weights.build import build
@@ -221,8 +222,13 @@ def _cuda_ways(module: nn.Module, image: Image, against: Sequence[str]) -> Made:
 
     def graph() -> Way:
         compiled = torch.compile(half, mode="max-autotune-no-cudagraphs")
-        run = _captured(lambda: cast(Tensor, _no_grad(compiled, x16)))
-        return Way("compile + graph fp16", run, eight_bit, HALF["fp16"], precision="fp16")
+        recorded, output = captured(lambda: _no_grad(compiled, x16), x16.device, warm_ups=3)
+
+        def replay() -> Any:
+            recorded.replay()
+            return output
+
+        return Way("compile + graph fp16", replay, eight_bit, HALF["fp16"], precision="fp16")
 
     yield "plain eager", lambda: Way("plain eager", exact, eight_bit, EQUAL, note="fp32, TF32 off")
     yield "ours fp16 fused", fused
@@ -257,25 +263,6 @@ def _peer(name: str, scale: int, image: Image) -> Way:
     return Way(
         name, lambda: network(image), lambda output: cast(Image, output), None, note="another network: SPAN, ncnn"
     )
-
-
-def _captured(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Record a CUDA graph of a function, after it has compiled; return what replays it."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = run()
-
-    def replay() -> Tensor:
-        graph.replay()
-        return output
-
-    return replay
 
 
 def _no_grad(run: Callable[..., Any], *given: Any) -> Any:

@@ -27,6 +27,7 @@ from zoo_core.errors import UsageError
 from zoo_core.kernels.conv3x3 import conv3x3, conv3x3_gate, conv3x3_shuffle, new_scratch, pack, pack_shuffle
 from zoo_core.kernels.maps import COLUMNS_EXTRA, ELEMENTS_LIMIT, ROWS_EXTRA, interior, new_maps
 from zoo_core.kernels.pointwise import pointwise
+from zoo_core.nn.graphs import captured
 from zoo_sr.imdn import IMDB, IMDN, SLOPE
 
 _Size: TypeAlias = tuple[int, int, torch.dtype]  # height and width of the input, and its type
@@ -151,7 +152,10 @@ class FusedIMDN:
         plan = self._buffers(height, width, dtype)
         run = self._kept[height, width, dtype][1]
         if run is None:
-            run = self._captured(plan) if self.device.type == "cuda" else partial(self._launch, plan)
+            if self.device.type == "cuda":
+                run = captured(partial(self._run, plan), self.device)[0].replay
+            else:
+                run = partial(self._launch, plan)
             self._kept[height, width, dtype] = plan, run
         return plan, run
 
@@ -163,20 +167,6 @@ class FusedIMDN:
             self._kept[size] = self._allocated(*size), None
         self._kept.move_to_end(size)
         return self._kept[size][0]
-
-    def _captured(self, plan: Plan) -> Callable[[], None]:
-        """Record a graph; return its replay."""
-        with torch.cuda.device(self.device):
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._run(plan)  # compiles the kernels, which a capture could not
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._run(plan)
-        replay: Callable[[], None] = graph.replay
-        return replay
 
     def _launch(self, plan: Plan) -> None:
         """Launch the network once on the engine's device, which need not be the current one."""

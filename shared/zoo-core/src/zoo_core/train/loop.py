@@ -17,6 +17,7 @@ from zoo_core.config import dump_recipe, recipe_hash
 from zoo_core.errors import InterruptedRunError, UsageError
 from zoo_core.io.atomic import check_writable, whole
 from zoo_core.nn.number_format import number_format
+from zoo_core.nn.structure import map_tensors
 from zoo_core.train.curves import draw_curves
 from zoo_core.train.devices import launch
 from zoo_core.train.ema import Ema
@@ -34,7 +35,6 @@ from zoo_core.train.resume import check_same_run, finished_record, optimizer_sta
 from zoo_core.train.signals import StopRequest, stop_requests
 from zoo_core.train.state import Checkpoint, existing, read_checkpoint, sweep, write_checkpoint
 from zoo_core.train.step import Step
-from zoo_core.train.structure import map_tensors
 from zoo_core.train.task import (
     CompilesParts,
     Configures,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo_core.train.structure import map_tensors
+from zoo_core.nn.structure import map_tensors
 
 _make: Callable[[int], Any] | None = None
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from zoo_core.nn.structure import tensors_in
 from zoo_core.train.hardware import peak_memory_bytes, wait_for
 from zoo_core.train.pace import duration
 from zoo_core.train.recipe import TrainRecipe
-from zoo_core.train.structure import tensors_in
 
 LOG = logging.getLogger("zoo_core.train")
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zoo_core.nn.structure import map_tensors, tensors_in
 from zoo_core.train.generators import kept_generators
-from zoo_core.train.structure import map_tensors, tensors_in
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -1,4 +1,4 @@
-"""A function of tensors as CUDA graphs, one for each shape that comes twice; on a CPU it is the function itself.
+"""CUDA graphs: `captured` records one, `Graphs` makes of a function one for each shape that comes twice.
 
 Many small kernels take longer to launch than to run; a graph launches all of them at once. Recording one runs the
 function twice more, so what comes once only is launched kernel by kernel. Both give the same bits: the kernels are the
@@ -14,13 +14,44 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from zoo_core.train.structure import map_tensors
+from zoo_core.nn.structure import map_tensors
 
 Result = TypeVar("Result")
 
 
+def captured(
+    function: Callable[[], Result], device: torch.device | str, *, pool: Any = None, warm_ups: int = 1
+) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """Record what a function launches, after it has run on another stream.
+
+    Args:
+        function: may neither wait for the device nor read anything of the host but constants. What it computes with
+            must stay where it is: every replay reads and writes the same places.
+        device: a CUDA device.
+        pool: where earlier graphs work, as their `pool()` gives it, and this one may too: its replays overwrite what
+            theirs left there, but for tensors that are held. None: memory of its own.
+        warm_ups: how often the function runs before it is recorded: what compiles, or what a library sets up at its
+            first call, must not happen inside of a graph.
+
+    Returns:
+        the graph, and what the function returned: tensors without values until the graph is replayed, and filled anew
+        by every replay.
+    """
+    with torch.cuda.device(device):
+        side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(warm_ups):
+                function()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            result = function()
+    return graph, result
+
+
 class Graphs(Generic[Result]):
-    """Call it as the function.
+    """Call it as the function; on a CPU it is the function itself.
 
     Args:
         function: of tensors (or None) by place and of constants by name; returns tensors, or a tuple of them. Neither
@@ -64,15 +95,7 @@ class Graphs(Generic[Result]):
     def _record(self, tensors: tuple[Tensor | None, ...], constants: dict[str, Hashable]) -> _Recorded:
         device = next(one.device for one in tensors if one is not None)
         held = tuple(None if one is None else one.clone() for one in tensors)
-        with torch.cuda.device(device):
-            side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # what a library sets up at its first call must not happen inside of a graph
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self.function(*held, **constants)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                result = self.function(*held, **constants)
+        graph, result = captured(lambda: self.function(*held, **constants), device, pool=self._pool)
         self._pool = self._pool or graph.pool()
         return _Recorded(graph, held, result)
 

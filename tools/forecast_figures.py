@@ -1,9 +1,13 @@
-"""Print the figures that aurora-small is judged by, and keep them: one weight file a seed, beside rules and peers.
+"""Print the figures that Aurora small is judged by, and keep them: one weight file a seed, beside rules and peers.
 
     uv run tools/forecast_figures.py small-1.safetensors small-2.safetensors --peers peers.json -o figures.json
     uv run tools/forecast_figures.py --peers peers.json --measure-peers autoets fracast    # peers alone, once
 
-    uv run tools/forecast_figures.py --draw     # the tables of figures-*.json in models/aurora-small into the docs
+    uv run tools/forecast_figures.py large.safetensors --model aurora-small-10m --peers peers.json -o figures.json
+
+    uv run tools/forecast_figures.py --draw     # the tables of figures-*.json in models/ID into the docs
+
+Drawn are the tables of aurora-small, and of a larger network how far it differs from them, if its figures are kept.
 
 `--part validation` (the default) reads what lies between the train and the test part of each set: models, texts and
 token lengths are chosen by it. `--part test` is for the end, once. Windows: every origin of TimeMMD but Environment; of
@@ -41,7 +45,8 @@ from zoo_forecast.measuring.ways import Method, Model, model_ways, naive_ways
 from zoo_forecast.small_exam import Exam, events
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, KEPT = ROOT / "docs/forecast-small.md", ROOT / "models/aurora-small"
+PAGE, MODELS = ROOT / "docs/forecast-small.md", ROOT / "models"
+SMALL, LARGER = "aurora-small", ("aurora-small-10m",)
 SAMPLES = 50  # quantiles that stand for a forecast, in the middle of equal shares
 ALL_ORIGINS = 2_000  # windows: of validation, instead of all origins
 EVENTS = {"validation": 0, "test": 1}  # seed of the made series that a text tells of
@@ -74,6 +79,10 @@ class Bar(NamedTuple):
             return what[0] <= value <= what[1]
         return value >= what if self.more else value <= what
 
+    def verdict(self, value: float) -> str:
+        """Say which of the two a value reaches."""
+        return "aim" if self.reached(value, self.aim) else "floor" if self.reached(value, self.floor) else "no"
+
 
 BARS = {
     "naive": Bar("share of sets, CRPS below seasonal naive and last value", 0.75, 1.0, more=True),
@@ -102,8 +111,9 @@ def main() -> None:
         measure_peers(chosen, which, options.measure_peers, known, options)
     if not options.weights:
         return
-    forecasters = [Forecaster.load("aurora-small", weights=path, device=options.device) for path in options.weights]
+    forecasters = [Forecaster.load(options.model, weights=path, device=options.device) for path in options.weights]
     record: dict[str, Any] = {
+        "model": options.model,
         "part": which,
         "texts": options.texts,
         "token_length": options.tokens,
@@ -147,7 +157,8 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, nargs="*", help="of aurora-small, one file a seed")
+    parser.add_argument("weights", type=Path, nargs="*", help="of one network, one file a seed")
+    parser.add_argument("--model", choices=(SMALL, *LARGER), default=SMALL, help="whose weights they are")
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
     parser.add_argument("--peers", type=Path, help="file of the peers' figures")
     parser.add_argument("--measure-peers", nargs="+", choices=tuple(MODULES), help="those that the file lacks")
@@ -164,19 +175,29 @@ def arguments() -> argparse.Namespace:
         parser.error("--measure-peers needs --peers FILE, where the figures are kept")
     if not options.weights and not options.measure_peers and not options.draw:
         parser.error("name weight files, or --measure-peers, or --draw")
+    if len({path.name for path in options.weights}) < len(options.weights):
+        parser.error("figures are kept by the names of weight files: give each another name")
     return options
 
 
 def draw() -> None:
     """Put the tables of the kept figures, test part first, into the page."""
-    records = [json.loads(path.read_text()) for path in sorted(KEPT.glob("figures-*.json"))]
-    tables = [table(record) for record in sorted(records, key=lambda record: record["part"])]
+    small = kept(SMALL)
+    tables = [table(record) for record in small.values()]
+    for model in LARGER:
+        tables += [compared(small[part], record) for part, record in kept(model).items() if part in small]
     text = "\n\n".join(["<!-- made: forecast figures -->", *tables, "<!-- end: forecast figures -->"])
     page = PAGE.read_text(encoding="utf-8")
     page = re.sub(
         r"<!-- made: forecast figures -->.*?<!-- end: forecast figures -->", lambda _: text, page, flags=re.DOTALL
     )
     PAGE.write_text(page, encoding="utf-8")
+
+
+def kept(model: str) -> dict[str, dict[str, Any]]:
+    """Return the records of a network by part, the test part first; none where none were kept."""
+    records = [json.loads(path.read_text()) for path in (MODELS / model).glob("figures-*.json")]
+    return {record["part"]: record for record in sorted(records, key=lambda record: record["part"])}
 
 
 def say(line: str) -> None:
@@ -319,8 +340,7 @@ def table(record: Mapping[str, Any]) -> str:
         values = found.get(name) or []
         verdict = "not measured" if test or not bar.against_paper else "test part only"
         if values and (test or not bar.against_paper):
-            mean = float(np.mean(values))
-            verdict = "aim" if bar.reached(mean, bar.aim) else "floor" if bar.reached(mean, bar.floor) else "no"
+            verdict = bar.verdict(float(np.mean(values)))
         shown = [f"{value:.3f}" for value in values]
         rows.append(
             (bar.says, f"{np.mean(values):.3f}" if values else "", " ".join(shown), *map(_bound, bar[1:3]), verdict)
@@ -341,12 +361,40 @@ def table(record: Mapping[str, Any]) -> str:
                 f"{row['mse']:g} {row['mae']:g}" if row and test else "",
             )
         )
+    return "\n\n".join([*(_markdown(one) for one in (rows, each, papers)), _weights(record)])
+
+
+def compared(small: Mapping[str, Any], large: Mapping[str, Any]) -> str:
+    """Return tables of a larger network beside aurora-small, of the same part: what has bars, then a row a set."""
+    names, part = (SMALL, large["model"]), large["part"]
+    both = [figures(record) for record in (small, large)]
+    rows: list[tuple[str, ...]] = [(f"figure, {part} part", *names, "floor", "aim", f"{names[1]} reaches")]
+    for name, bar in BARS.items():
+        means = [float(np.mean(found[name])) if found.get(name) else None for found in both]
+        if None in means or (bar.against_paper and part != "test"):
+            continue
+        shown = (f"{mean:.3f}" for mean in means)
+        rows.append((bar.says, *shown, *map(_bound, bar[1:3]), bar.verdict(means[1])))  # type: ignore[arg-type]
+    metrics = ("mse", "mae", "crps", "coverage80")
+    each: list[tuple[str, ...]] = [("set", *(f"{metric}: {name}" for metric in metrics for name in names), "CRPS over")]
+    for name, one in large["sets"].items():
+        if name not in small["sets"]:
+            continue
+        ours, larger = (_means(record["ways"][SEEDS]) for record in (small["sets"][name], one))
+        values = [f"{way[metric]:.4g}" for metric in metrics for way in (ours, larger)]
+        each.append((name, *values, f"{larger['crps'] / ours['crps']:.3f}"))
+    seeds = ", ".join(f"{record.get('model', SMALL)} {len(record['weights'])}" for record in (small, large))
+    ending = f"Means over weight files, of which there are: {seeds}. {_weights(large)}"
+    return "\n\n".join([_markdown(rows), _markdown(each), ending])
+
+
+def _weights(record: Mapping[str, Any]) -> str:
+    """Return the end of a table: which weights, read how."""
     weights = ", ".join(f"{name} {sha[:8]}" for name, sha in record["weights"].items())
-    ending = (
+    return (
         f"Texts of TimeMMD: {record['texts']}; token lengths: the {record['token_length']}'s; weights: {weights}; "
         f"{record['seconds']:.0f} s."
     )
-    return "\n\n".join([*(_markdown(one) for one in (rows, each, papers)), ending])
 
 
 def _bound(bound: float | tuple[float, float]) -> str:

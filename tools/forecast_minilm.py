@@ -24,6 +24,7 @@ from torch.nn.functional import cosine_similarity
 
 from zoo_core.catalog import find
 from zoo_core.io.packs import find_pack
+from zoo_core.weights.eight_bits import compact
 from zoo_core.weights.files import read_tensors, write_tensors
 from zoo_forecast import light_tower, minilm
 from zoo_forecast.forecaster import Forecaster
@@ -39,7 +40,8 @@ CPU = torch.device("cpu")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, nargs="?", help="of aurora-small")
+    parser.add_argument("weights", type=Path, nargs="?", help="of Aurora small")
+    parser.add_argument("--model", default="aurora-small", help="whose weights they are")
     parser.add_argument("--events", type=int, default=200)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
@@ -47,7 +49,7 @@ def main() -> None:
     towers = {
         "float32": full,
         "half precision": {name: tensor.half() for name, tensor in full.items()},
-        "8-bit matrices": minilm.compact(dict(full)),
+        "8-bit matrices": compact(full, but=minilm.PLACES),
     }
     asked = events(options.events)
     pack = find_pack("timemmd_agriculture", below=PACKS_BELOW)
@@ -68,7 +70,7 @@ def main() -> None:
             exact = states if exact is None else exact
             row: tuple[str, ...] = (name, f"{size:.1f}", *apart(states, exact))
             if options.weights:
-                forecaster = Forecaster.load("aurora-small", weights=options.weights)
+                forecaster = Forecaster.load(options.model, weights=options.weights)
                 ratio = Exam([], asked, tower)(forecaster.module)["text"]  # type: ignore[arg-type]
                 forecaster.engine.tower = tower  # type: ignore[attr-defined]
                 found = forecaster.predict(

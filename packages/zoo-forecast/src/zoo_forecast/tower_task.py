@@ -20,6 +20,7 @@ from zoo_core.distill import Teacher
 from zoo_core.distill.losses.features import mse
 from zoo_core.distill.losses.relations import relation_kl
 from zoo_core.train import step_generator
+from zoo_core.weights.eight_bits import compact
 from zoo_forecast import minilm
 from zoo_forecast.bert import BERT
 from zoo_forecast.light_tower import LightTower
@@ -81,7 +82,7 @@ class TowerTask:
 
     def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights with 8-bit matrices."""
-        return minilm.compact(dict(tensors))
+        return compact(tensors, but=minilm.PLACES)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """See `adamw`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import WeightsError
 from zoo_core.io.atomic import whole
+from zoo_core.weights.eight_bits import widened
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,14 +74,19 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, *, as_kept: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file.
 
+    Args:
+        path: of the file.
+        as_kept: matrices in 8 bits stay what they are in the file, see `zoo_core.weights.eight_bits`.
+
     Returns:
-        the tensors by key, on the CPU in the file's own types, and the metadata.
+        the tensors by key, on the CPU, and the metadata. Matrices in 8 bits come as float32, all else as it is kept.
 
     Raises:
-        WeightsError: no such file, unreadable, truncated, or of another format (a pickle is named as such).
+        WeightsError: no such file, unreadable, truncated, of another format (a pickle is named as such), or a matrix in
+            8 bits has a scale that does not fit it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -88,9 +94,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         # the device is named: a default device of the caller must not decide where weights go
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            facts = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}).", "Fetch or write it again.") from error
+    return (tensors if as_kept else widened(tensors, what=str(path))), facts
 
 
 def write_tensors(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from zoo_core.attention.backends import chunked
@@ -13,6 +15,9 @@ from zoo_core.attention.biases import Bias, Distance
 from zoo_core.attention.call import Call, Result, grouped
 
 LONG = 1024  # keys from which a table costs more than columns do
+# cuDNN's gradient under a mask is NaN where keys end in the middle of its tile (64, 192, ... of them) and all scores of
+# a query lie far below 0: PyTorch's issue 196678, of torch 2.11 and later
+WITH_GRADIENTS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def refusal(call: Call) -> str:
@@ -73,15 +78,18 @@ def run(call: Call) -> Result:
     shared = added is None and call.key_heads == call.value_heads == grouped(call.q.shape[1], k.shape[1])
     if not shared:
         k, v = call.per_query_head()
-    out = scaled_dot_product_attention(
-        call.q,
-        k,
-        v,
+    attention = partial(
+        scaled_dot_product_attention,
         attn_mask=added,
         is_causal=flag,
         scale=call.scale,
         enable_gqa=shared and k.shape[1] < call.q.shape[1],
     )
+    if added is not None and torch.is_grad_enabled() and any(x.requires_grad for x in (call.q, k, v)):
+        with sdpa_kernel(WITH_GRADIENTS):
+            out = attention(call.q, k, v)
+    else:
+        out = attention(call.q, k, v)
     if empty is not None:
         out = out.masked_fill(empty, 0)
     return Result(out, chunked.log_sums(asked) if "lse" in call.need else None)

@@ -12,6 +12,7 @@ from zoo_forecast.sentences import MOST_WORDS, VERSIONS, among, cut, numbers_of_
 from zoo_forecast.windows import CHOICES, Shares, Windows
 
 CPU = torch.device("cpu")
+GROUPS = {"few": np.arange(400) % 4, "many": 4 + np.arange(400) // 10}
 TEXT = "Shares fell by 3.5% on Friday. The board met twice; a new chair was named in May. Trade with Asia grew slowly."
 
 
@@ -57,6 +58,16 @@ def marked(shares: dict[str, float], cuts: Tensor | None, count: int) -> Tensor:
     text = Windows(corpus, corpus, None, texts, whole, 48, cuts)(chances).inputs.text
     assert text is not None
     return text[:, 0, 0] - 1
+
+
+def test_every_pack_lends_as_many_texts() -> None:
+    few, many = (Track(name, np.arange(400.0), 7, numbers.astype(np.int32), name) for name, numbers in GROUPS.items())
+    corpus = Corpus([few, many, Track("none", np.arange(400.0), 7, None, "none")], CPU)
+    texts = torch.zeros(60, 48, 384)
+    whole = Windows(corpus, corpus, None, texts, Shares(), 48)
+    evenly = Windows(corpus, corpus, None, texts, Shares(), 48, numbers_of_versions(0, 44))
+    assert (whole.spoken < 4).sum() == (whole.spoken >= 4).sum() == 400
+    assert (evenly.spoken < 4).sum() == (evenly.spoken >= 4).sum() == 40
 
 
 def test_windows_get_sentences_of_the_same_text() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,6 +86,8 @@ class Windows:
         base = [token_length(max(1, period), 1, 1) for period in range(LONGEST_PERIOD + 1)]
         self.base = torch.tensor(base, device=device)
         self.spoken = real.texts[real.texts >= 0].long() if texts is not None else real.texts[:0].long()
+        if cuts is not None and len(self.spoken):
+            self.spoken = _evenly(real).to(device)
         self.other = torch.tensor(OTHER_LENGTHS, device=device)
 
     def __call__(self, chances: Tensor) -> Window:
@@ -282,3 +285,13 @@ def _origin(corpus: Corpus, series: Tensor, where: Tensor) -> Tensor:
 def _within(corpus: Corpus, series: Tensor, origin: Tensor) -> Tensor:
     place = origin[:, None] + torch.arange(-PAST, FUTURE, device=origin.device)
     return place < corpus.learnt[series][:, None]
+
+
+def _evenly(corpus: Corpus) -> Tensor:
+    """Return numbers of texts, of each group of series as many: of small packs each text stands there several times."""
+    groups: dict[str, set[int]] = {}
+    for track in corpus.tracks:
+        if track.texts is not None:
+            groups.setdefault(track.group, set()).update(track.texts[track.texts >= 0].tolist())
+    most = max(map(len, groups.values()))
+    return torch.from_numpy(np.concatenate([np.resize(sorted(found), most) for found in groups.values() if found]))

@@ -29,13 +29,17 @@ FEWER = (
 )  # fmt: skip
 
 
+# short texts that say nothing, and long ones that tell of an event: length must not say which is which
+READING = ("foreign_texts=0.5", "texts_cut=0.8", "told_among=0.3")
+
+
 def stages(steps: int) -> tuple[Stage, ...]:
     """Return what is trained: one seed, its flow in fewer steps, two more seeds and two other ways to compare with."""
     return (
         Stage("small", "aurora-small", steps=steps, keys=KEYS),
         Stage("steps", "aurora-small", takes={"init": "small"}, steps=2_400, keys=(*KEYS, *FEWER)),
         Stage("10m", "aurora-small-10m", minutes=22, keys=(*KEYS, "learning_rate=8e-4")),
-        Stage("foreign", "aurora-small", steps=steps, keys=(*KEYS, "foreign_texts=0.5")),
+        Stage("foreign", "aurora-small", steps=steps, keys=(*KEYS, *READING)),
         Stage("small-2", "aurora-small", like="small", keys=(*KEYS, "seed=2"), kept=False),
         Stage("small-3", "aurora-small", like="small", keys=(*KEYS, "seed=3"), kept=False),
     )

@@ -51,6 +51,12 @@ class Recipe(TrainRecipe):
     foreign_texts: float = Field(
         0.2, ge=0, le=1, description="windows without a text that get one of another series, which says nothing here"
     )
+    texts_cut: float = Field(
+        0.0, ge=0, le=1, description="windows with a text of a pack, their own or not, that get a few sentences of it"
+    )
+    told_among: float = Field(
+        0.0, ge=0, le=1, description="of the texts that tell of events, which stand among sentences of the packs' texts"
+    )
     words_dropped: float = Field(
         0.0, ge=0, le=1, description="of a text's tokens, so that no phrase is learnt by heart"
     )

@@ -24,6 +24,7 @@ from zoo_forecast.corpus import Corpus, Texts, Track, read_tracks
 from zoo_forecast.events import Events, make_event
 from zoo_forecast.leaks import check_training_packs
 from zoo_forecast.light_tower import LightTower
+from zoo_forecast.sentences import among, numbers_of_versions, versions
 from zoo_forecast.small import AuroraSmall
 from zoo_forecast.small_exam import Exam, events, held_out
 from zoo_forecast.small_steps import StepsTask
@@ -75,18 +76,22 @@ def material(recipe: Recipe, network: AuroraSmall, device: torch.device) -> tupl
         made = [Track(f"made/{n}", *make_series(0, n), group="made") for n in range(FEW)]
         told = [make_event(0, n) for n in range(FEW)]
     told = told if recipe.events else []
-    said = [event.text for event in told if event.text]
     tracks = read_tracks(pack_paths(recipe.packs), texts) if recipe.packs else made
+    if recipe.told_among and texts.all:
+        told = among(told, texts.all, recipe.told_among, recipe.seed)
+    said = [event.text for event in told if event.text]
+    shorter = versions(texts.all, recipe.seed) if recipe.texts_cut else []
     synthetic = Corpus(made, device)
     real = Corpus(_numbered(tracks, len(said)), device) if recipe.packs else synthetic
     LOG.info("%d series, %d made ones, %d texts", len(tracks), len(made), len(texts.all) + len(said))
     tower = open_tower(recipe, network.text_layers, device) if recipe.texts and (said or texts.all) else None
     states: Tensor | None = None
     if tower is not None:
-        states = minilm.read(tower, [*said, *texts.all])
+        states = minilm.read(tower, [*said, *texts.all, *shorter])
         LOG.info("texts were read: %.1f GB", states.numel() * 2 / 1e9)
     happening = Events(told, 0, device) if told else None
-    windows = Windows(real, synthetic, happening, states, recipe.shares, network.token_length)
+    cuts = numbers_of_versions(len(said), len(texts.all)).to(device) if shorter else None
+    windows = Windows(real, synthetic, happening, states, recipe.shares, network.token_length, cuts)
     asked = events(EXAMINED if recipe.packs else 4) if tower is not None and told else []
     return windows, Exam(held_out(tracks), asked, tower)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +59,7 @@ class Shares(NamedTuple):
     events: float = 0.25
     text_dropped: float = 0.3
     foreign_texts: float = 0.2
+    texts_cut: float = 0.0
     other_length: float = 0.25
 
 
@@ -71,17 +73,21 @@ class Windows:
         texts: (texts, T, 384) states, those of the events first; None: nothing is read.
         shares: how often windows are changed.
         points: p.
+        cuts: (texts, versions) numbers of what each text may be cut to, its own where it may not; None: all stay whole.
     """
 
     def __init__(
-        self, real: Corpus, synthetic: Corpus, events: Events | None, texts: Tensor | None, shares: Shares, points: int
-    ) -> None:
+        self, real: Corpus, synthetic: Corpus, events: Events | None, texts: Tensor | None, shares: Shares, points: int,
+        cuts: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.real, self.synthetic, self.events, self.texts = real, synthetic, events, texts
-        self.shares, self.points = shares, points
+        self.shares, self.points, self.cuts = shares, points, cuts
         device = real.values.device
         base = [token_length(max(1, period), 1, 1) for period in range(LONGEST_PERIOD + 1)]
         self.base = torch.tensor(base, device=device)
         self.spoken = real.texts[real.texts >= 0].long() if texts is not None else real.texts[:0].long()
+        if cuts is not None and len(self.spoken):
+            self.spoken = _evenly(real).to(device)
         self.other = torch.tensor(OTHER_LENGTHS, device=device)
 
     def __call__(self, chances: Tensor) -> Window:
@@ -107,6 +113,7 @@ class Windows:
             foreign = (told < 0) & (u.next() < self.shares.foreign_texts)
             chosen = (u.next() * len(self.spoken)).long().clamp(max=len(self.spoken) - 1)
             told = torch.where(foreign, self.spoken[chosen], told)
+            told = self._cut(u, told)
         values, level = normalised(values, seen, level)
         if self.texts is not None:
             text = self.texts[told.clamp(min=0)] * (told >= 0)[:, None, None]
@@ -122,6 +129,14 @@ class Windows:
         asked = asked & (torch.arange(FUTURE_TOKENS, device=step.device)[:, None] < horizon_tokens[:, None, None])
         # made anew, not by _replace, which the compiler of PyTorch 2.11 cannot follow
         return Window(Inputs(*inputs[:-1], text=text), target, asked.to(target.dtype))
+
+    def _cut(self, u: Chances, told: Tensor) -> Tensor:
+        """Return numbers of texts (B,), some of which have become those of a few of their sentences."""
+        if self.cuts is None:
+            return told
+        cut = (told >= 0) & (u.next() < self.shares.texts_cut)
+        version = (u.next() * self.cuts.shape[1]).long().clamp(max=self.cuts.shape[1] - 1)
+        return torch.where(cut, self.cuts[told.clamp(min=0), version], told)
 
     def _series(self, u: Chances) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return values, whether they are there, periods, levels, and numbers of texts."""
@@ -270,3 +285,13 @@ def _origin(corpus: Corpus, series: Tensor, where: Tensor) -> Tensor:
 def _within(corpus: Corpus, series: Tensor, origin: Tensor) -> Tensor:
     place = origin[:, None] + torch.arange(-PAST, FUTURE, device=origin.device)
     return place < corpus.learnt[series][:, None]
+
+
+def _evenly(corpus: Corpus) -> Tensor:
+    """Return numbers of texts, of each group of series as many: of small packs each text stands there several times."""
+    groups: dict[str, set[int]] = {}
+    for track in corpus.tracks:
+        if track.texts is not None:
+            groups.setdefault(track.group, set()).update(track.texts[track.texts >= 0].tolist())
+    most = max(map(len, groups.values()))
+    return torch.from_numpy(np.concatenate([np.resize(sorted(found), most) for found in groups.values() if found]))

@@ -38,7 +38,7 @@ def stages(steps: int) -> tuple[Stage, ...]:
     return (
         Stage("small", "aurora-small", steps=steps, keys=KEYS),
         Stage("steps", "aurora-small", takes={"init": "small"}, steps=2_400, keys=(*KEYS, *FEWER)),
-        Stage("10m", "aurora-small-10m", minutes=22, keys=(*KEYS, "learning_rate=8e-4")),
+        Stage("10m", "aurora-small-10m", steps=60_000, keys=(*KEYS, *READING, "learning_rate=8e-4")),
         Stage("foreign", "aurora-small", steps=steps, keys=(*KEYS, *READING)),
         Stage("small-2", "aurora-small", like="small", keys=(*KEYS, "seed=2"), kept=False),
         Stage("small-3", "aurora-small", like="small", keys=(*KEYS, "seed=3"), kept=False),

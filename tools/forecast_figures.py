@@ -162,7 +162,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
     parser.add_argument("--peers", type=Path, help="file of the peers' figures")
     parser.add_argument("--measure-peers", nargs="+", choices=tuple(MODULES), help="those that the file lacks")
-    parser.add_argument("--texts", choices=("true", "none"), default="none", help="read the texts of TimeMMD")
+    parser.add_argument(
+        "--texts", choices=("true", "shuffled", "none"), default="none", help="of TimeMMD: own, of other origins, none"
+    )
     parser.add_argument("--tokens", choices=("model", "suite"), default="model", help="whose token lengths")
     parser.add_argument("--windows", type=int, default=160, help="of a set that is not measured at every origin")
     parser.add_argument("--events", type=int, default=1000, help="made series with an event; 0 for none")

@@ -27,8 +27,6 @@ FEWER = (
     "taught_steps=50", "texts=false", "events=0.0", "covariates=0.0", "batch=16", "learning_rate=5e-4",
     "weight_decay=0.0", "warmup_steps=150", "precision=fp32", "compile=false", "graph=false",
 )  # fmt: skip
-# short texts that say nothing, and long ones that tell of an event: length must not say which is which
-READING = ("foreign_texts=0.5", "texts_cut=0.8", "told_among=0.3")
 ON = ("learning_rate=3e-4", "warmup_steps=200")  # of weights that have learnt
 
 
@@ -37,17 +35,16 @@ def stages(steps: int) -> tuple[Stage, ...]:
     return (
         Stage("small", "aurora-small", steps=steps, keys=KEYS),
         Stage("steps", "aurora-small", takes={"init": "small"}, steps=2_400, keys=(*KEYS, *FEWER)),
-        Stage("10m", "aurora-small-10m", steps=60_000, keys=(*KEYS, *READING, "learning_rate=8e-4")),
+        Stage("10m", "aurora-small-10m", steps=60_000, keys=(*KEYS, "learning_rate=8e-4")),
         Stage("small-2", "aurora-small", like="small", keys=(*KEYS, "seed=2"), kept=False),
         Stage("small-3", "aurora-small", like="small", keys=(*KEYS, "seed=3"), kept=False),
-        *(read_on(f"small{seed}", *keys) for seed, keys in (("", ()), ("-2", ("seed=2",)), ("-3", ("seed=3",)))),
+        *(going_on(f"small{seed}", *keys) for seed, keys in (("", ()), ("-2", ("seed=2",)), ("-3", ("seed=3",)))),
     )
 
 
-def read_on(source: str, *keys: str) -> Stage:
-    """Return the stage that goes on from another one's weights, to tell texts that say something from others."""
-    keys = (*KEYS, *ON, *READING, *keys)
-    return Stage(f"{source}-read", "aurora-small", takes={"init": source}, steps=18_000, keys=keys)
+def going_on(source: str, *keys: str) -> Stage:
+    """Return the stage that goes on from another one's weights."""
+    return Stage(f"{source}-on", "aurora-small", takes={"init": source}, steps=18_000, keys=(*KEYS, *ON, *keys))
 
 
 def main() -> int:

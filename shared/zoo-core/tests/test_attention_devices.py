@@ -74,6 +74,20 @@ def test_half_precision_here(backend: str) -> None:
     assert compared(backend, "cpu") >= 5
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_decay_from_far_keys_alone_is_not_rounded_away(device: str) -> None:
+    """As in a line's padding: bf16 knows -50 and -50.25, and nothing between."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    q, k, v = (x.to(device, torch.bfloat16) for x in drawn(64).values())
+    lam, mu = (torch.full((4,), value, device=device, requires_grad=True) for value in (0.83, 0.3))
+    near = torch.arange(64, device=device) < 12
+    options: dict[str, Any] = {"bias": Distance("laplace", lam, mu), "mask": near}
+    out = attend(q, k, v, backend="sdpa", **options).out
+    truth = attend(q.double(), k.double(), v.double(), backend="reference", **options).out
+    assert float((out.double() - truth).detach()[:, :, 40:].norm() / truth.detach()[:, :, 40:].norm()) < LIMIT
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.timeout(300)

@@ -67,7 +67,7 @@ def run(call: Call) -> Result:
         empty = ~keep.any(-1, keepdim=True)
         added = keep = keep | empty  # a row without a key sees all, and its output is dropped: nothing divides by zero
     if table is not None:
-        added = table.at(call.pairs).to(call.q.dtype)
+        added = _near_zero(table.at(call.pairs), keep).to(call.q.dtype)
         added = added[(None,) * (4 - added.ndim)]
         added = added if keep is None else added.masked_fill(~keep, float("-inf"))
         if any(not isinstance(part, Distance) for part in table.parts()):  # a table may forbid pairs by -inf
@@ -93,3 +93,9 @@ def run(call: Call) -> Result:
     if empty is not None:
         out = out.masked_fill(empty, 0)
     return Result(out, chunked.log_sums(asked) if "lse" in call.need else None)
+
+
+def _near_zero(table: Tensor, keep: Tensor | None) -> Tensor:
+    """Take the largest value off each row, which no softmax sees: the finest numbers of half precision are there."""
+    highest = (table if keep is None else table.masked_fill(~keep, float("-inf"))).detach().amax(-1, keepdim=True)
+    return table - highest.masked_fill(highest.isinf(), 0)

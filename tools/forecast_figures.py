@@ -39,6 +39,7 @@ from zoo_core.train.record import commit, versions
 from zoo_core.weights.files import sha256_of
 from zoo_forecast import minilm
 from zoo_forecast.forecaster import Forecaster
+from zoo_forecast.light_tower import minilm_or_light
 from zoo_forecast.measuring.peers import MODULES, failed, peer
 from zoo_forecast.measuring.suites import Part, Which, measure_part, prepare, published, suites, summary
 from zoo_forecast.measuring.ways import Method, Model, model_ways, naive_ways
@@ -116,6 +117,7 @@ def main() -> None:
         "model": options.model,
         "part": which,
         "texts": options.texts,
+        "reader": reader(),
         "token_length": options.tokens,
         "steps": 0,
         "quantiles": SAMPLES,
@@ -277,14 +279,19 @@ def measure_peers(
             say(f"{name}, {spec['name']}: {known[key]['seconds']:.0f} s")
 
 
-def told(forecaster: Forecaster, which: Which, count: int) -> float | None:
+def told(forecaster: Forecaster, which: Which, count: int) -> float:
     """Return CRPS with texts over that without on made events, told in phrases that were kept from learning."""
-    try:
-        tower = minilm.open_tower(layers=forecaster.module.text_layers, device=forecaster.device)  # type: ignore[attr-defined]
-    except MissingDependencyError as error:
-        say(str(error))
-        return None
+    tower = minilm_or_light(layers=forecaster.module.text_layers, device=forecaster.device)  # type: ignore[attr-defined]
     return Exam([], events(count, seed=EVENTS[which], part=which), tower)(forecaster.module)["text"]  # type: ignore[arg-type]
+
+
+def reader() -> str:
+    """Return what reads texts here."""
+    try:
+        minilm.find()
+    except MissingDependencyError:
+        return "the light tower"
+    return "MiniLM"
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -320,7 +327,7 @@ def figures(record: Mapping[str, Any]) -> dict[str, list[float]]:
         "autoets": [float(mean(share(seed, ["autoets"]))) for seed in seeds if share(seed, ["autoets"])],
         "fracast": [float(np.exp(mean(over_fracast(seed)))) for seed in seeds if over_fracast(seed)],
         "coverage": [float(mean([ways[SEEDS][seed]["coverage80"] for ways in sets.values()])) for seed in seeds],
-        "text": [value for value in record["text"] if value is not None],
+        "text": record["text"],
     }
     for name in ("etth1", "etth2"):
         if name in whole_sets:
@@ -394,7 +401,8 @@ def _weights(record: Mapping[str, Any]) -> str:
     """Return the end of a table: which weights, read how."""
     weights = ", ".join(f"{name} {sha[:8]}" for name, sha in record["weights"].items())
     return (
-        f"Texts of TimeMMD: {record['texts']}; token lengths: the {record['token_length']}'s; weights: {weights}; "
+        f"Texts of TimeMMD: {record['texts']}; texts are read by {record.get('reader', 'MiniLM')}; token lengths: the "
+        f"{record['token_length']}'s; weights: {weights}; "
         f"{record['seconds']:.0f} s."
     )
 

@@ -19,13 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from forecast_figures import SAMPLES, apart
+from forecast_figures import SAMPLES, apart, reader
 from numpy.typing import NDArray
 
-from zoo_core.errors import MissingDependencyError
 from zoo_core.io.packs import find_pack
 from zoo_core.weights.files import sha256_of
-from zoo_forecast import minilm
 from zoo_forecast.forecaster import Forecaster
 from zoo_forecast.measuring.data import read_pack
 from zoo_forecast.measuring.scores import Predicted
@@ -84,15 +82,6 @@ def main() -> None:
         marked = r"<!-- made: forecast texts -->.*?<!-- end: forecast texts -->"
         page = re.sub(marked, lambda _: text, PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
         PAGE.write_text(page, encoding="utf-8")
-
-
-def reader() -> str:
-    """Return what reads texts here."""
-    try:
-        minilm.find()
-    except MissingDependencyError:
-        return "the light tower"
-    return "MiniLM"
 
 
 def median_words(texts: Sequence[str]) -> int:

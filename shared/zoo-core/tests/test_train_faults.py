@@ -234,6 +234,29 @@ def test_nan_stops_and_names_step_and_samples(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
+class Steep(tiny.Tiny):
+    """Its loss has no gradient at one step, where it is a number all the same."""
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        return {**super().batch(step), "steep": torch.tensor(float(step == 23))}
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, logs = super().loss(batch)
+        flat = self.module.get_parameter("body.0.bias").sum() * 0
+        return loss + (flat + 1 - batch["steep"]).sqrt(), logs
+
+
+def test_a_gradient_that_is_no_number_stops_at_its_own_step(tmp_path: Path) -> None:
+    recipe = tiny.recipe(clip_norm=1.0)
+    with pytest.raises(
+        ZooError, match=r"gradient of the loss, [\d.]+, is NaN or infinite at step 23, batch 23 \(samples"
+    ):
+        fit(Steep(recipe), recipe, tmp_path / "run")
+    logged = rows(tmp_path / "run" / "log.csv")
+    assert logged[-1]["step"] < 24
+    assert all(row["gradient_norm"] > 0 for row in logged)
+
+
 # -- resumed otherwise -------------------------------------------------------------------------------------------------
 
 

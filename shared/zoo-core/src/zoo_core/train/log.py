@@ -14,6 +14,8 @@ from torch import Tensor
 
 from zoo_core.errors import MissingDependencyError, ZooError
 
+GRADIENT_NORM = "gradient_norm"  # of all parameters together, before clipping; infinite if it is not a number
+
 
 class Meter:
     """Collects the scalars of each step on the device, so that no step waits; reads them all at once.
@@ -41,23 +43,35 @@ class Meter:
             names: of the values, for the message.
 
         Raises:
-            ZooError: the loss of a step is NaN or infinite; names the first one, its batch, and which values are so.
+            ZooError: the loss of a step, or its gradient, is NaN or infinite; names the first one, its batch, and which
+                values are so.
         """
         table = torch.stack(self._rows).cpu()
-        bad = (~table[:, 0].isfinite()).nonzero().flatten()
-        if len(bad):
-            row = int(bad[0])
-            step = self._steps[row]
-            samples = f" (samples: {self._describe(step)})" if self._describe else ""
-            parts = [name for name, x in zip(names[1:], table[row, 1:].tolist(), strict=False) if not math.isfinite(x)]
-            blame = f", of whose parts {', '.join(parts)} are not finite or were not computed" if parts else ""
-            raise ZooError(
-                f"The loss is {float(table[row, 0])} at step {step}, batch {step}{samples}{blame}.",
-                "The newest checkpoint is from before. Lower the learning rate, set clip_norm, or look at the samples.",
-            )
+        bad = ~table[:, 0].isfinite()
+        if GRADIENT_NORM in names:
+            bad |= table[:, names.index(GRADIENT_NORM)].isinf()
+        if bad.any():
+            raise self._fault(int(bad.nonzero()[0]), table, names)
         self._steps.clear()
         self._rows.clear()
         return [float(value) for value in table.double().nanmean(dim=0)]
+
+    def _fault(self, row: int, table: Tensor, names: Sequence[str]) -> ZooError:
+        step, loss = self._steps[row], float(table[row, 0])
+        place = f"at step {step}, batch {step}" + (f" (samples: {self._describe(step)})" if self._describe else "")
+        if math.isfinite(loss):
+            return ZooError(
+                f"The gradient of the loss, {loss:.5g}, is NaN or infinite {place}.",
+                "The newest checkpoint is from before. Look at the samples; torch.autograd.detect_anomaly around the "
+                "step names the operation that did it.",
+            )
+        others = zip(names[1:], table[row, 1:].tolist(), strict=False)
+        parts = [name for name, value in others if name != GRADIENT_NORM and not math.isfinite(value)]
+        blame = f", of whose parts {', '.join(parts)} are not finite or were not computed" if parts else ""
+        return ZooError(
+            f"The loss is {loss} {place}{blame}.",
+            "The newest checkpoint is from before. Lower the learning rate, set clip_norm, or look at the samples.",
+        )
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from zoo_core.nn.structure import map_tensors, tensors_in
 from zoo_core.train.generators import kept_generators
+from zoo_core.train.log import GRADIENT_NORM
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -32,7 +33,8 @@ class Step:
         fabric: for the device and the backward pass.
 
     Attributes:
-        names: of the reported scalars, `loss` first; known after the first step.
+        names: of the reported scalars, `loss` first, `gradient_norm` before clipping last if the recipe clips; known
+            after the first step.
         scaler: the gradient scaler of fp16 training.
     """
 
@@ -60,13 +62,20 @@ class Step:
         if self.clip_norm is not None:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+            values = torch.cat([values, self._reported(norm.detach().float()).reshape(1)])
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             self.optimizer.step()
         return values
+
+    def _reported(self, norm: Tensor) -> Tensor:
+        """Return the norm for the log: infinite if it is no number, NaN in a step that the scaler leaves out."""
+        if self.scaler is not None:  # fp16 has overflowed, as it may
+            return norm.where(norm.isfinite(), torch.nan)
+        return norm.nan_to_num(nan=torch.inf, posinf=torch.inf)
 
     def _eager(self, batch: Any) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
@@ -77,7 +86,7 @@ class Step:
         device = self.fabric.device
         with torch.autocast(device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
             loss, logs = self.task.loss(batch)
-        self.names = ["loss", *logs]
+        self.names = ["loss", *logs, *([] if self.clip_norm is None else [GRADIENT_NORM])]
         self.fabric.backward(loss if self.scaler is None else self.scaler.scale(loss))
         return torch.stack([value.detach().float().reshape(()) for value in (loss, *logs.values())])
 

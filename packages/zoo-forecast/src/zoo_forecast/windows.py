@@ -77,17 +77,21 @@ class Windows:
     """
 
     def __init__(
-        self, real: Corpus, synthetic: Corpus, events: Events | None, texts: Tensor | None, shares: Shares, points: int,
+        self,
+        real: Corpus,
+        synthetic: Corpus,
+        events: Events | None,
+        texts: Tensor | None,
+        shares: Shares,
+        points: int,
         cuts: Tensor | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.real, self.synthetic, self.events, self.texts = real, synthetic, events, texts
         self.shares, self.points, self.cuts = shares, points, cuts
         device = real.values.device
         base = [token_length(max(1, period), 1, 1) for period in range(LONGEST_PERIOD + 1)]
         self.base = torch.tensor(base, device=device)
-        self.spoken = real.texts[real.texts >= 0].long() if texts is not None else real.texts[:0].long()
-        if cuts is not None and len(self.spoken):
-            self.spoken = _evenly(real).to(device)
+        self.spoken = _evenly(real).to(device) if texts is not None else real.texts[:0].long()
         self.other = torch.tensor(OTHER_LENGTHS, device=device)
 
     def __call__(self, chances: Tensor) -> Window:
@@ -288,10 +292,11 @@ def _within(corpus: Corpus, series: Tensor, origin: Tensor) -> Tensor:
 
 
 def _evenly(corpus: Corpus) -> Tensor:
-    """Return numbers of texts, of each group of series as many: of small packs each text stands there several times."""
+    """Return numbers of texts, as many of each group of series: those of small groups stand there several times."""
     groups: dict[str, set[int]] = {}
     for track in corpus.tracks:
         if track.texts is not None:
             groups.setdefault(track.group, set()).update(track.texts[track.texts >= 0].tolist())
-    most = max(map(len, groups.values()))
-    return torch.from_numpy(np.concatenate([np.resize(sorted(found), most) for found in groups.values() if found]))
+    most = max(map(len, groups.values()), default=0)
+    parts = [np.resize(sorted(found), most) for found in groups.values() if found]
+    return torch.from_numpy(np.concatenate([*parts, np.zeros(0)]).astype(np.int64))

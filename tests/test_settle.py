@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,7 @@ import torch
 
 from zoo_core.catalog import find
 from zoo_core.weights.build import build
-from zoo_core.weights.files import read_tensors, write_tensors
+from zoo_core.weights.files import read_tensors, sha256_of, write_tensors
 from zoo_core.weights.find import FoundWeights
 
 TOOL = Path(__file__).parent.parent / "tools" / "settle.py"
@@ -47,3 +48,13 @@ def test_a_network_that_eight_bits_break_is_not_settled(tool: ModuleType) -> Non
     spoilt[:, 2 * 48] = 3000 * first.abs().amax()
     with pytest.raises(SystemExit, match="keep these weights in 16 bits"):
         tool.rounded(entry, {**tensors, "embed.straight.weight": spoilt}, 8)
+
+
+@pytest.mark.parametrize("model", ["aurora-small", "aurora-small-10m"])
+def test_a_card_has_the_figures_of_the_file_that_is_published(tool: ModuleType, model: str) -> None:
+    entry, folder = find(model), TOOL.parent.parent / "models" / model
+    published = (entry.folder / "weights" if entry.manifest.weights else folder) / f"{model}.safetensors"
+    record = json.loads((folder / "figures-test.json").read_text(encoding="utf-8"))
+    seed = list(record["weights"].values()).index(sha256_of(published))
+    told = {metric.name: metric.value for metric in entry.manifest.metrics}
+    assert told == {says: round(record["figures"][name][seed], 4) for name, says in tool.FORECASTS.items()}

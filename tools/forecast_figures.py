@@ -1,5 +1,6 @@
 """Print the figures that Aurora small is judged by, and keep them: one weight file a seed, beside rules and peers.
 
+    uv run tools/forecast_figures.py --part test                                           # of the published weights
     uv run tools/forecast_figures.py small-1.safetensors small-2.safetensors --peers peers.json -o figures.json
     uv run tools/forecast_figures.py --peers peers.json --measure-peers autoets fracast    # peers alone, once
 
@@ -33,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from zoo_core.catalog import find
 from zoo_core.errors import MissingDependencyError
 from zoo_core.io.atomic import whole
 from zoo_core.train.record import commit, versions
@@ -159,7 +161,9 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, nargs="*", help="of one network, one file a seed")
+    parser.add_argument(
+        "weights", type=Path, nargs="*", help="one file a seed; default: the published one, beside the kept peers"
+    )
     parser.add_argument("--model", choices=(SMALL, *LARGER), default=SMALL, help="whose weights they are")
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
     parser.add_argument("--peers", type=Path, help="file of the peers' figures")
@@ -177,11 +181,18 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.measure_peers and not options.peers:
         parser.error("--measure-peers needs --peers FILE, where the figures are kept")
-    if not options.weights and not options.measure_peers and not options.draw:
-        parser.error("name weight files, or --measure-peers, or --draw")
+    if not options.weights and not options.measure_peers:
+        options.weights = [published_weights(options.model)]
+        options.peers = options.peers or ROOT / f"models/{SMALL}/peers-{options.part}.json"
     if len({path.name for path in options.weights}) < len(options.weights):
         parser.error("figures are kept by the names of weight files: give each another name")
     return options
+
+
+def published_weights(model: str) -> Path:
+    """Return the file that users have: of the wheel, or beside the card."""
+    entry = find(model)
+    return (entry.folder / "weights" if entry.manifest.weights else ROOT / "models" / model) / f"{model}.safetensors"
 
 
 def draw() -> None:

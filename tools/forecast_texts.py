@@ -118,9 +118,7 @@ def pieces(texts: Sequence[str]) -> list[str]:
     return [str(random.choice(sentences_of(text))) for text in texts]
 
 
-def over(
-    part: Part, mine: Mapping[int, Measured], theirs: Mapping[int, Measured], chosen: NDArray[np.bool_]
-) -> float:  # fmt: skip
+def over(part: Part, mine: Mapping[int, Measured], theirs: Mapping[int, Measured], chosen: NDArray[np.bool_]) -> float:
     """Return the MAE of one way over another's at chosen windows, each a mean over horizons; NaN of too few."""
     if int(chosen.sum()) < FEWEST:
         return float("nan")

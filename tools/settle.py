@@ -121,16 +121,17 @@ def measured(entry: CatalogEntry, weights: Path, folder: Path) -> list[dict[str,
 
 
 def forecasts(folder: Path, model: str) -> list[dict[str, Any]]:
-    """Return what tools/forecast_figures.py kept beside the card, of the test part if it was read."""
+    """Return what tools/forecast_figures.py kept of these weights alone, of the test part if it was read."""
     parts = [path for path in (folder / f"figures-{part}.json" for part in ("test", "validation")) if path.is_file()]
     if not parts:
         return []
     record = json.loads(parts[0].read_text(encoding="utf-8"))
+    seed = list(record["weights"]).index(f"{model}.safetensors")
     whose = "" if model == DEFAULT_FORECASTER else f" --model {model}"
     return [
         {
             "name": FORECASTS[name],
-            "value": round(sum(values) / len(values), DIGITS),
+            "value": round(values[seed], DIGITS),
             "dataset": "forecast/eval",
             "protocol": f"{record['part']} part",
             "by": "ours",

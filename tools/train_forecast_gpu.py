@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from gpu_session import Stage, Table
+from gpu_session import Stage, Table, options_of
 from gpu_session import main as work
 
 SYNTHETIC = Path("runs") / "forecast-synthetic.npz"
@@ -56,6 +56,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=24_000, help="of every stage that does not give minutes")
     parser.add_argument("--minutes", type=float, default=9)
     own, rest = parser.parse_known_args()
+    table = Table("zoo_forecast", stages(own.steps), metric="crps")
+    options_of(table, rest, description=f"{__doc__}\n{parser.format_help()}")  # ends it for --help, or a mistake
     begin = time.monotonic()
     if not SYNTHETIC.exists():
         from zoo_forecast.synth import write
@@ -64,7 +66,7 @@ def main() -> int:
         write(SYNTHETIC, own.series, own.events, jobs=own.jobs)
         print(f"{SYNTHETIC}: {time.monotonic() - begin:.0f} s", flush=True)
     sys.argv[1:] = [f"--minutes={own.minutes - (time.monotonic() - begin) / 60}", *rest]
-    return work(Table("zoo_forecast", stages(own.steps), metric="crps"), description=__doc__)
+    return work(table, description="")
 
 
 if __name__ == "__main__":
